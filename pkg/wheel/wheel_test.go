@@ -50,8 +50,9 @@ func TestAgainstAList(t *testing.T) {
 		s := sessions[rnd.IntN(len(sessions))]
 		switch rnd.IntN(4) {
 		case 0, 1:
-			s.deadline = now + int64(rnd.IntN(400)) - 20
-			w.Set(&s.timer, s.deadline)
+			deadline := now + int64(rnd.IntN(400)) - 20
+			w.Set(&s.timer, deadline)
+			s.deadline = max(deadline, now) // one in the past counts from now
 		case 2:
 			s.deadline = 0
 			w.Stop(&s.timer)
