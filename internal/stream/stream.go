@@ -20,6 +20,10 @@ import (
 // consumer stops.
 var ErrRevoked = errors.New("stream: partition revoked")
 
+// ErrTooLarge is what Append answers to a message that no record can hold. The
+// wrapping error names the size and the limit; a retry cannot help.
+var ErrTooLarge = errors.New("stream: message too large")
+
 // Producer is where logic puts what it accepts.
 type Producer interface {
 	// Append makes the message durable for all targets: it returns nil when
