@@ -312,3 +312,14 @@ func (w *Watcher) MustEnd(within time.Duration, want error, end func()) {
 		w.t.Fatalf("Next still waits after %v", within)
 	}
 }
+
+// Ended keeps asking until the watcher is stopped, and ignores what it says.
+func (w *Watcher) Ended(within time.Duration) {
+	deadline := time.AfterFunc(within, func() { _ = w.watcher.Stop() })
+	defer deadline.Stop()
+	for {
+		if _, err := w.watcher.Next(); err != nil {
+			return
+		}
+	}
+}

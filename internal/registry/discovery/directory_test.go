@@ -1,0 +1,283 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-kratos/kratos/v2/registry"
+
+	directory "github.com/perseid-im/perseid/internal/registry"
+	"github.com/perseid-im/perseid/internal/registry/registrytest"
+)
+
+func TestSuite(t *testing.T) {
+	registrytest.Suite(t, func(t *testing.T) registrytest.Fixture {
+		service := strings.ReplaceAll(t.Name(), "/", ".")
+		here, there := open(t, []string{shared.address}, pollFor(time.Second)), open(t, []string{shared.address})
+		present := make(map[int]bool)
+		return registrytest.Fixture{
+			Directory: here,
+			Service:   service,
+			Within:    within,
+			Set: func(t *testing.T, ports ...int) {
+				for _, port := range ports {
+					if !present[port] {
+						mustRegister(t, there, node(service, port))
+						present[port] = true
+					}
+				}
+				for port := range present {
+					if !slices.Contains(ports, port) {
+						mustDeregister(t, there, node(service, port))
+						delete(present, port)
+					}
+				}
+			},
+		}
+	})
+}
+
+func TestInstanceRoundTrip(t *testing.T) {
+	t.Parallel()
+	d, other := open(t, []string{shared.address}), open(t, []string{shared.address}, inZone("z2"))
+	service := t.Name()
+	instance := &registry.ServiceInstance{
+		ID:        "comet-1 #1/ü",
+		Name:      service,
+		Version:   "v1.2+3",
+		Metadata:  map[string]string{"weight": "10", "addrs": "1.2.3.4,5.6.7.8", "a&b=c": "ü\"\\"},
+		Endpoints: []string{"grpc://127.0.0.1:3109", "http://127.0.0.1:80?isSecure=false"},
+	}
+	mustRegister(t, d, instance)
+	mustRegister(t, other, node(service, 1)) // zones do not hide each other
+	got := mustGet(t, d, service, 2)[0]
+	if got.ID != instance.ID || got.Name != service || got.Version != instance.Version || !slices.Equal(got.Endpoints, instance.Endpoints) {
+		t.Errorf("got %+v, registered %+v", got, instance)
+	}
+	want := maps.Clone(instance.Metadata)
+	maps.Copy(want, map[string]string{directory.MetaRegion: "r1", directory.MetaZone: "z1", directory.MetaEnv: "test",
+		directory.MetaUpdated: got.Metadata[directory.MetaUpdated]})
+	if !maps.Equal(got.Metadata, want) || len(got.Metadata[directory.MetaUpdated]) != len("1700000000000000000") {
+		t.Errorf("metadata %v, want %v", got.Metadata, want)
+	}
+
+	w := registrytest.Watch(t, d, service)
+	w.Next(within)
+	got.Metadata = map[string]string{"offline": "true"}
+	got.Endpoints = []string{"grpc://127.0.0.1:3110"}
+	mustRegister(t, d, got) // again: replaced, not merged
+	w.Await(within, registrytest.Addresses(1, 3110)...)
+	got = mustGet(t, d, service, 2)[0]
+	if got.Metadata["offline"] != "true" || got.Metadata["weight"] != "" {
+		t.Errorf("metadata %v after registering again", got.Metadata)
+	}
+	mustDeregister(t, d, instance)
+	w.Await(within, registrytest.Addresses(1)...)
+}
+
+func TestEnvironmentsAreApart(t *testing.T) {
+	t.Parallel()
+	d := open(t, []string{shared.address})
+	other := open(t, []string{shared.address}, func(c *directory.DiscoveryConfig) { c.Env = "other" })
+	mustRegister(t, d, node(t.Name(), 1))
+	mustGet(t, other, t.Name(), 0)
+}
+
+func TestManyInstancesOfOneHostAndProcess(t *testing.T) {
+	t.Parallel()
+	d := open(t, []string{shared.address})
+	mustRegister(t, d, node(t.Name(), 1), node(t.Name(), 2), node(t.Name()+".other", 3))
+	mustGet(t, d, t.Name(), 2)
+	mustDeregister(t, d, node(t.Name(), 1))
+	if left := mustGet(t, d, t.Name(), 1); left[0].ID != node("", 2).ID {
+		t.Errorf("left %v", left)
+	}
+	mustGet(t, d, t.Name()+".other", 1)
+	mustDeregister(t, d, node(t.Name(), 1)) // unknown to the server: nothing to do
+}
+
+func TestConcurrentRegisterAndDeregister(t *testing.T) {
+	t.Parallel()
+	d := open(t, []string{shared.address})
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for range 5 {
+				var err error
+				if i%2 == 0 {
+					err = d.Register(t.Context(), node(t.Name(), 1))
+				} else {
+					err = d.Deregister(t.Context(), node(t.Name(), 1))
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	mustDeregister(t, d, node(t.Name(), 1))
+	mustGet(t, d, t.Name(), 0)
+}
+
+func TestRefusedInstances(t *testing.T) {
+	t.Parallel()
+	d := open(t, []string{shared.address})
+	for name, instance := range map[string]*registry.ServiceInstance{
+		"nil":            nil,
+		"no ID":          {Name: "a", Endpoints: []string{"grpc://a:1"}},
+		"no name":        {ID: "a", Endpoints: []string{"grpc://a:1"}},
+		"no endpoints":   {ID: "a", Name: "a"},
+		"empty endpoint": {ID: "a", Name: "a", Endpoints: []string{""}},
+		"comma":          {ID: "a", Name: "a", Endpoints: []string{"grpc://a:1,grpc://b:1"}},
+	} {
+		if err := d.Register(t.Context(), instance); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if err := d.Deregister(t.Context(), nil); err == nil {
+		t.Error("deregistered nil")
+	}
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Register(t.Context(), node("a", 1)); !errors.Is(err, ErrClosed) {
+		t.Errorf("Register after Close: %v", err)
+	}
+	if _, err := New(directory.DiscoveryConfig{}, nil); err == nil {
+		t.Error("New accepted an empty configuration")
+	}
+}
+
+func TestCloseDeregisters(t *testing.T) {
+	t.Parallel()
+	d, other := open(t, []string{shared.address}), open(t, []string{shared.address})
+	mustRegister(t, d, node(t.Name(), 1), node(t.Name(), 2))
+	if err := d.Ready(); err != nil {
+		t.Errorf("Ready: %v", err)
+	}
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustGet(t, other, t.Name(), 0)
+}
+
+// Symptom: after a restart of a crashed comet under a new ID, broadcasts came
+// twice. Cause: the server lists the dead registration for up to an hour, with
+// the address that the new process has now.
+func TestNewestOwnsTheAddress(t *testing.T) {
+	t.Parallel()
+	d, reader := open(t, []string{shared.address}), open(t, []string{shared.address}, pollFor(time.Second))
+	dead, live := node(t.Name(), 1), node(t.Name(), 1)
+	dead.ID, live.ID = "a-dead", "z-live"
+	mustRegister(t, d, dead)
+	mustRegister(t, d, live)
+	if got := mustGet(t, reader, t.Name(), 1)[0]; got.ID != "z-live" {
+		t.Errorf("the address belongs to %s", got.ID)
+	}
+	mustDeregister(t, d, live)
+	if got := mustGet(t, reader, t.Name(), 1)[0]; got.ID != "a-dead" {
+		t.Errorf("the address belongs to %s", got.ID)
+	}
+}
+
+// Symptom: changes in the first 30 s after a watcher started were seen 30 s
+// late. Cause: the poll of a watcher that went away stays at the server, and a
+// poll with the same host name shares its channel, so it ate the event.
+func TestAbandonedPollsEatNothing(t *testing.T) {
+	t.Parallel()
+	d, writer := open(t, []string{shared.address}, pollFor(30*time.Second)), open(t, []string{shared.address})
+	mustRegister(t, writer, node(t.Name(), 1))
+	for port := 2; port < 8; port++ {
+		for range 3 {
+			abandonPoll(t, d, t.Name())
+		}
+		w := registrytest.Watch(t, d, t.Name())
+		w.Next(within)
+		took := make(chan time.Duration, 1)
+		go func() {
+			defer close(took)
+			took <- w.Await(within, registrytest.Addresses(portsTo(port)...)...)
+		}()
+		mustRegister(t, writer, node(t.Name(), port))
+		if took, ok := <-took; !ok || took > 3*time.Second {
+			t.Errorf("change %d seen after %v", port, took)
+		}
+	}
+}
+
+// abandonPoll leaves a poll behind at the server.
+func abandonPoll(t *testing.T, d *Directory, service string) {
+	t.Helper()
+	l, err := d.fetch(t.Context(), service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, ok, err := d.poll(ctx, service, l); ok || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("poll = %v, %v; want it to wait", ok, err)
+	}
+}
+
+func portsTo(last int) []int {
+	var ports []int
+	for p := 1; p <= last; p++ {
+		ports = append(ports, p)
+	}
+	return ports
+}
+
+// Symptom: the last comet left and jobs went on sending to it for ever. Cause:
+// the server wakes no poll when an app has no instance left, and the official
+// client drops empty answers.
+func TestLastInstanceLeavesWithDefaultTimes(t *testing.T) {
+	t.Parallel()
+	d, writer := open(t, []string{shared.address}), open(t, []string{shared.address})
+	mustRegister(t, writer, node(t.Name(), 1))
+	w := registrytest.Watch(t, d, t.Name())
+	w.Await(within, registrytest.Addresses(1)...)
+	mustDeregister(t, writer, node(t.Name(), 1))
+	if took := w.Await(within); took > 5500*time.Millisecond {
+		t.Errorf("seen after %v, want 5s", took)
+	} else {
+		t.Logf("seen after %v", took)
+	}
+	mustRegister(t, writer, node(t.Name(), 2)) // and the next first one is seen at once
+	if took := w.Await(within, registrytest.Addresses(2)...); took > 2*time.Second {
+		t.Errorf("the next first instance was seen after %v", took)
+	}
+}
+
+// Symptom: a change of the metadata was never seen. Cause: a poll that is not
+// at the server at that moment is told by the timestamp that nothing changed.
+// The fetch after an empty poll sees it.
+func TestChangeWithoutTimestampIsSeen(t *testing.T) {
+	t.Parallel()
+	d, writer := open(t, []string{shared.address}, pollFor(time.Second)), open(t, []string{shared.address})
+	mustRegister(t, writer, node(t.Name(), 1))
+	watcher, err := d.Watch(t.Context(), t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watcher.Stop()
+	if _, err := watcher.Next(); err != nil {
+		t.Fatal(err)
+	}
+	// Nobody polls now. /discovery/set changes the instance, not the timestamp.
+	form := writer.identify(node(t.Name(), 1))
+	form.Set("metadata", `{"offline":"true"}`)
+	if a, err := writer.client.post(t.Context(), "/discovery/set", form); err != nil || a.code != codeOK {
+		t.Fatalf("set: %+v, %v", a, err)
+	}
+	instances, err := watcher.Next()
+	if err != nil || len(instances) != 1 || instances[0].Metadata["offline"] != "true" {
+		t.Fatalf("Next = %v, %v", instances, err)
+	}
+}
