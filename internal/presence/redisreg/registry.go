@@ -1,0 +1,244 @@
+// Package redisreg keeps presence in Redis.
+//
+// # Keys
+//
+//	nodes            hash, field = node, value = <ends ms>|<updated ms>|<incarnation>|<info JSON>
+//	key:<key>        string <mid>|<node>|<incarnation>|<session>, with a TTL
+//	pres:{u:<mid>}   hash, field = <node>/<incarnation>/<session>, value = Unix ms when it ends; TTL of the youngest
+//	rooms:<node>     string, see encodeRooms, with a TTL
+//
+// All times are Redis's clock. No script touches two keys, so nothing stands
+// in the way of Redis Cluster. Needed: Redis 6.2 or newer (SET with GET).
+//
+// # Guarantees
+//
+// Each call is one pipeline on one connection: the cost of a batch is one
+// round trip. (Renew takes two more when a key names a foreign session, Rooms
+// one more.) A call that returns an error may have done a part of its work;
+// all of them may be repeated, but a repeated Connect does not name again the
+// session that its first attempt replaced.
+//
+// A location that nobody removed ends with SessionTTL, or with its node's
+// lease, whichever comes first.
+//
+// A key that Renew finds taken by a session of a dead node, or of an earlier
+// life of a node, is taken back: that session is gone and nobody removes it.
+// Between two sessions on live nodes the last Connect stays.
+//
+// Locate answers each target on its own: a session that is hit by a key and by
+// a user of one query gives two locations, one per target. Nodes are read
+// behind the targets, so a session that moves to a node that has just come up
+// is not missed.
+//
+// # Concurrency
+//
+// A Registry is safe for concurrent use. It starts no goroutine that outlives
+// a call.
+package redisreg
+
+import (
+	"context"
+	_ "embed" // the scripts
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+
+	"github.com/perseid-im/perseid/internal/presence"
+)
+
+//go:embed user_put.lua
+var userPutSource string
+
+//go:embed key_renew.lua
+var keyRenewSource string
+
+//go:embed key_delete.lua
+var keyDeleteSource string
+
+//go:embed lease.lua
+var leaseSource string
+
+//go:embed lease_release.lua
+var leaseReleaseSource string
+
+// Registry is a presence.Registry on Redis.
+type Registry struct {
+	cfg   Config
+	ttlMS int64
+	pool  *redis.Pool
+
+	userPut, keyRenew, keyDelete, lease, leaseRelease *script
+
+	parsedMu sync.Mutex
+	parsed   map[string]parsedNode // by name; see liveNodes
+}
+
+var _ presence.Registry = (*Registry)(nil)
+
+// New makes a registry. It does not connect: see Ping.
+func New(cfg Config) (*Registry, error) {
+	if cfg.SessionTTL < time.Millisecond || cfg.PoolSize < 1 {
+		return nil, errors.New("redisreg: session_ttl and pool_size must be positive")
+	}
+	return &Registry{
+		cfg:          cfg,
+		ttlMS:        cfg.SessionTTL.Milliseconds(),
+		pool:         newPool(cfg),
+		userPut:      newScript(userPutSource),
+		keyRenew:     newScript(keyRenewSource),
+		keyDelete:    newScript(keyDeleteSource),
+		lease:        newScript(leaseSource),
+		leaseRelease: newScript(leaseReleaseSource),
+		parsed:       map[string]parsedNode{},
+	}, nil
+}
+
+// Close closes the connections. Calls under way fail or end; later ones fail.
+func (r *Registry) Close() error { return r.pool.Close() }
+
+// Ping tells whether Redis answers.
+func (r *Registry) Ping(ctx context.Context) error {
+	if _, err := r.run(ctx, []command{{name: "PING"}}); err != nil {
+		return fmt.Errorf("ping: %w", err)
+	}
+	return nil
+}
+
+// Connect records sessions; see presence.Registry.
+func (r *Registry) Connect(ctx context.Context, node presence.Node, sessions []presence.Session) ([]uint64, error) {
+	if len(sessions) == 0 {
+		return nil, nil
+	}
+	commands := make([]command, 0, 2*len(sessions))
+	keyReply := make([]int, len(sessions)) // index of the reply + 1
+	for i, s := range sessions {
+		if s.Mid > 0 {
+			commands = append(commands, r.putUser(node, s))
+		}
+		if s.Key != "" {
+			commands = append(commands, command{name: "SET",
+				args: []any{keyKey(s.Key), keyValue(node, s), "PX", r.ttlMS, "GET"}})
+			keyReply[i] = len(commands)
+		}
+	}
+	replies, err := r.runSome(ctx, commands)
+	if err != nil {
+		return nil, fmt.Errorf("connect %d sessions of %s: %w", len(sessions), node.Name, err)
+	}
+	replaced := make([]uint64, len(sessions))
+	for i, s := range sessions {
+		if keyReply[i] == 0 {
+			continue
+		}
+		old, ok := replies[keyReply[i]-1].([]byte)
+		if !ok {
+			continue
+		}
+		if at, ok := parseKeyValue(old); ok && at.is(node) && at.session != s.ID {
+			replaced[i] = at.session
+		}
+	}
+	return replaced, nil
+}
+
+// Disconnect removes sessions; see presence.Registry.
+func (r *Registry) Disconnect(ctx context.Context, node presence.Node, sessions []presence.Session) error {
+	commands := make([]command, 0, 2*len(sessions))
+	for _, s := range sessions {
+		if s.Mid > 0 {
+			commands = append(commands, command{name: "HDEL", args: []any{userKey(s.Mid), identity(node, s.ID, '/')}})
+		}
+		if s.Key != "" {
+			commands = append(commands, command{script: r.keyDelete,
+				args: []any{keyKey(s.Key), identity(node, s.ID, '|')}})
+		}
+	}
+	if _, err := r.runSome(ctx, commands); err != nil {
+		return fmt.Errorf("disconnect %d sessions of %s: %w", len(sessions), node.Name, err)
+	}
+	return nil
+}
+
+// Renew extends and restores sessions; see presence.Registry.
+func (r *Registry) Renew(ctx context.Context, node presence.Node, sessions []presence.Session) error {
+	if err := r.renew(ctx, node, sessions); err != nil {
+		return fmt.Errorf("renew %d sessions of %s: %w", len(sessions), node.Name, err)
+	}
+	return nil
+}
+
+// foreignKey is a key that names another session than the renewed one.
+type foreignKey struct {
+	session presence.Session
+	value   []byte
+}
+
+func (r *Registry) renew(ctx context.Context, node presence.Node, sessions []presence.Session) error {
+	commands := make([]command, 0, 2*len(sessions))
+	owner := make([]int, 0, 2*len(sessions)) // session of each command; -1 = one of its user
+	for i, s := range sessions {
+		if s.Mid > 0 {
+			commands, owner = append(commands, r.putUser(node, s)), append(owner, -1)
+		}
+		if s.Key != "" {
+			commands, owner = append(commands, r.renewKey(node, s, nil)), append(owner, i)
+		}
+	}
+	replies, err := r.runSome(ctx, commands)
+	if err != nil {
+		return err
+	}
+	var foreign []foreignKey
+	for i, reply := range replies {
+		if value, ok := reply.([]byte); ok && owner[i] >= 0 {
+			foreign = append(foreign, foreignKey{sessions[owner[i]], value})
+		}
+	}
+	if foreign == nil {
+		return nil
+	}
+	return r.takeFromTheDead(ctx, node, foreign)
+}
+
+// takeFromTheDead gives keys to the renewed sessions where the session that
+// holds the key is on no live node. The check and the change are two steps, so
+// the change names the value that was checked: a Connect between them wins.
+func (r *Registry) takeFromTheDead(ctx context.Context, node presence.Node, foreign []foreignKey) error {
+	live, err := r.readNodes(ctx)
+	if err != nil {
+		return err
+	}
+	index := byName(live)
+	var commands []command
+	for _, f := range foreign {
+		at, ok := parseKeyValue(f.value)
+		if ok {
+			if i, found := index[string(at.node)]; found && live[i].Incarnation == at.incarnation {
+				continue
+			}
+		}
+		commands = append(commands, r.renewKey(node, f.session, f.value))
+	}
+	_, err = r.runSome(ctx, commands)
+	return err
+}
+
+func (r *Registry) putUser(node presence.Node, s presence.Session) command {
+	return command{script: r.userPut, args: []any{userKey(s.Mid), identity(node, s.ID, '/'), r.ttlMS}}
+}
+
+func (r *Registry) renewKey(node presence.Node, s presence.Session, replace []byte) command {
+	return command{script: r.keyRenew,
+		args: []any{keyKey(s.Key), s.Mid, identity(node, s.ID, '|'), r.ttlMS, replace}}
+}
+
+// runSome is run, where no commands need no round trip.
+func (r *Registry) runSome(ctx context.Context, commands []command) ([]any, error) {
+	if len(commands) == 0 {
+		return nil, ctx.Err()
+	}
+	return r.run(ctx, commands)
+}

@@ -1,0 +1,107 @@
+package redisreg
+
+import (
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/gomodule/redigo/redis"
+
+	"github.com/perseid-im/perseid/internal/presence"
+	"github.com/perseid-im/perseid/internal/presence/presencetest"
+	"github.com/perseid-im/perseid/internal/testdeps"
+)
+
+func TestSuiteOnMiniredis(t *testing.T) {
+	presencetest.Run(t, func(t *testing.T) presencetest.Backend {
+		server := miniredis.RunT(t)
+		clock := time.Now()
+		server.SetTime(clock)
+		return presencetest.Backend{
+			Open:   func(t *testing.T, ttl time.Duration) presence.Registry { return open(t, server.Addr(), ttl) },
+			Forget: func(*testing.T) { server.FlushAll() },
+			Pass: func(_ *testing.T, d time.Duration) {
+				clock = clock.Add(d)
+				server.SetTime(clock)
+				server.FastForward(d)
+			},
+			Unit: time.Minute,
+		}
+	})
+}
+
+func TestSuiteOnRedis(t *testing.T) {
+	addr := testdeps.Redis(t).Addr
+	presencetest.Run(t, func(t *testing.T) presencetest.Backend {
+		client := dial(t, addr)
+		do(t, client, "FLUSHALL")
+		return presencetest.Backend{
+			Open:   func(t *testing.T, ttl time.Duration) presence.Registry { return open(t, addr, ttl) },
+			Forget: func(t *testing.T) { do(t, client, "FLUSHALL") },
+			Pass:   func(t *testing.T, d time.Duration) { pass(t, client, d) },
+			Unit:   time.Second,
+		}
+	})
+}
+
+func open(t testing.TB, addr string, ttl time.Duration) *Registry {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.Addr, cfg.SessionTTL = addr, ttl
+	cfg.ReadTimeout = 20 * time.Second // a busy machine is no failure
+	return openConfig(t, cfg)
+}
+
+func openConfig(t testing.TB, cfg Config) *Registry {
+	t.Helper()
+	r, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func dial(t testing.TB, addr string) redis.Conn {
+	t.Helper()
+	conn, err := redis.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func do(t testing.TB, conn redis.Conn, command string, args ...any) any {
+	t.Helper()
+	reply, err := conn.Do(command, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply
+}
+
+// pass waits until the clock of the server has moved by d: a blocking read of
+// a list that stays empty ends when the time has passed.
+func pass(t testing.TB, conn redis.Conn, d time.Duration) {
+	t.Helper()
+	now := func() time.Time {
+		parts, err := redis.Int64s(conn.Do("TIME"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return time.Unix(parts[0], parts[1]*1000)
+	}
+	// TTLs count whole milliseconds.
+	for end := now().Add(d + 2*time.Millisecond); ; {
+		left := end.Sub(now())
+		if left <= 0 {
+			return
+		}
+		do(t, conn, "BLPOP", "never-filled", max(left.Seconds(), 0.001))
+	}
+}
