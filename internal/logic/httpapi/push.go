@@ -1,0 +1,137 @@
+package httpapi
+
+import (
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/perseid-im/perseid/internal/logic"
+	"github.com/perseid-im/perseid/internal/message"
+)
+
+// readBody reads a body of at most limit bytes.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if r.ContentLength > limit {
+		w.Header().Set("Connection", "close") // the rest is not read
+		return nil, &http.MaxBytesError{Limit: limit}
+	}
+	if rec, ok := w.(*recorder); ok {
+		w = rec.ResponseWriter // net/http closes the connection through it
+	}
+	return io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+}
+
+// goimBody reads the message of a goim push, or answers as goim does when it
+// cannot read it.
+func (s *Server) goimBody(w http.ResponseWriter, r *http.Request) (body []byte, ok bool) {
+	body, err := readBody(w, r, int64(s.core.MaxBodyBytes()))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		text := "the body could not be read"
+		if errors.As(err, &tooLarge) {
+			text = err.Error()
+		}
+		writeEnvelope(w, http.StatusOK, envelope{Code: codeRequest, Message: text})
+		return nil, false
+	}
+	return body, true
+}
+
+// accept hands a goim push in. Targets that no session can have are offline
+// for sure and skipped, as goim skips who is offline.
+func (s *Server) accept(w http.ResponseWriter, r *http.Request, op int32, body []byte, targets []message.Target, silent bool) {
+	possible := targets[:0:0]
+	for _, t := range targets {
+		if logic.CheckTarget(t) == nil {
+			possible = append(possible, t)
+		}
+	}
+	if len(possible) > 0 {
+		if _, err := s.core.Accept(r.Context(), op, 0, body, possible); err != nil {
+			s.goimPushError(w, err, silent)
+			return
+		}
+	}
+	writeOK(w, nil)
+}
+
+func (s *Server) pushKeys(w http.ResponseWriter, r *http.Request) {
+	q := newQuery(r.URL)
+	op := int32(q.number("operation", 32))
+	keys := q.values["keys"]
+	if err := q.failed(); err != nil {
+		writeBindError(w, err)
+		return
+	}
+	body, ok := s.goimBody(w, r)
+	if !ok {
+		return
+	}
+	if len(keys) == 0 {
+		writeEnvelope(w, http.StatusOK, envelope{Code: codeRequest})
+		return
+	}
+	targets := make([]message.Target, len(keys))
+	for i, key := range keys {
+		targets[i] = message.ToKey(key)
+	}
+	s.accept(w, r, op, body, targets, true)
+}
+
+func (s *Server) pushMids(w http.ResponseWriter, r *http.Request) {
+	q := newQuery(r.URL)
+	op := int32(q.number("operation", 32))
+	mids := q.numbers("mids", 64)
+	if err := q.failed(); err != nil {
+		writeBindError(w, err)
+		return
+	}
+	body, ok := s.goimBody(w, r)
+	if !ok {
+		return
+	}
+	targets := make([]message.Target, len(mids))
+	for i, mid := range mids {
+		targets[i] = message.ToUser(mid)
+	}
+	s.accept(w, r, op, body, targets, false)
+}
+
+func (s *Server) pushRoom(w http.ResponseWriter, r *http.Request) {
+	q := newQuery(r.URL)
+	op := int32(q.number("operation", 32))
+	typ, room := q.values.Get("type"), q.values.Get("room")
+	q.require("Op", op != 0)
+	q.require("Type", typ != "")
+	q.require("Room", room != "")
+	if err := q.failed(); err != nil {
+		writeBindError(w, err)
+		return
+	}
+	body, ok := s.goimBody(w, r)
+	if !ok {
+		return
+	}
+	target := message.ToRoom(message.RoomKey(typ, room))
+	if _, err := s.core.Accept(r.Context(), op, 0, body, []message.Target{target}); err != nil {
+		s.goimPushError(w, err, false)
+		return
+	}
+	writeOK(w, nil)
+}
+
+func (s *Server) pushAll(w http.ResponseWriter, r *http.Request) {
+	q := newQuery(r.URL)
+	op, speed := int32(q.number("operation", 32)), int32(q.number("speed", 32))
+	q.require("Op", op != 0)
+	if err := q.failed(); err != nil {
+		writeBindError(w, err)
+		return
+	}
+	body, ok := s.goimBody(w, r)
+	if !ok {
+		return
+	}
+	// A negative speed means no limit, as in goim's comet.
+	s.accept(w, r, op, body, []message.Target{message.ToAll(max(0, speed))}, false)
+}

@@ -1,0 +1,151 @@
+// Package httpapi is the HTTP API of logic: goim's routes under /goim, byte
+// for byte as goim answers them, and POST /v1/push, which says what happened
+// with HTTP status codes. api/push describes both.
+//
+// # Ownership
+//
+// The server owns its listener and its connections, from Start to Stop. A
+// request's body is read into a buffer of its own, which the log may keep.
+//
+// # Guarantees
+//
+// Every request has a deadline, its body a limit, and the pushes under way a
+// number. A panic ends one request, answered 500 with an empty body as goim
+// does. No handler of the default mux is reachable. Bodies, keys and query
+// strings are not logged.
+//
+// # Non-goals
+//
+// No authentication, no TLS, no rate limit per caller: goim has none either;
+// keep the port away from the public.
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	khttp "github.com/go-kratos/kratos/v2/transport/http"
+
+	"github.com/perseid-im/perseid/internal/logic"
+	"github.com/perseid-im/perseid/internal/obs"
+)
+
+// Deps is what the server works with. Core is required.
+type Deps struct {
+	Core     *logic.Core
+	Listener net.Listener // nil = Config.Addr is listened on at Start
+	Logger   *slog.Logger // nil = silent
+	Metrics  *obs.Metrics // nil = not counted
+}
+
+// Server is the HTTP API as a kratos transport.Server. Start blocks until
+// Stop, which waits for the requests under way.
+type Server struct {
+	*khttp.Server
+	cfg     Config
+	core    *logic.Core
+	logger  *slog.Logger
+	storms  *obs.Limited // all pushes fail while the log is away
+	metrics metrics
+	trusted []netip.Prefix
+	pushes  atomic.Int64 // under way
+}
+
+// New builds the server; nothing listens before Start, except the listener
+// that was handed in.
+func New(cfg Config, deps Deps) (*Server, error) {
+	if p := cfg.Problems(); len(p) > 0 {
+		return nil, fmt.Errorf("http: %s", p[0])
+	}
+	if deps.Core == nil {
+		return nil, errors.New("http: core is required")
+	}
+	s := &Server{cfg: cfg, core: deps.Core, logger: deps.Logger, metrics: newMetrics(deps.Metrics)}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	s.storms = obs.NewLimited(s.logger, 5*time.Second)
+	for _, cidr := range cfg.TrustedProxies {
+		prefix, err := netip.ParsePrefix(cidr)
+		if err != nil {
+			return nil, fmt.Errorf("http: trusted_proxies: %w", err)
+		}
+		s.trusted = append(s.trusted, prefix.Masked())
+	}
+	options := []khttp.ServerOption{
+		khttp.Address(cfg.Addr),
+		khttp.Timeout(cfg.Timeout),
+		khttp.StrictSlash(false),
+		khttp.Filter(s.identify, s.measure, s.recoverPanic, s.exactPath),
+		// Both default to http.DefaultServeMux, where an imported pprof sits.
+		khttp.NotFoundHandler(http.HandlerFunc(s.notFound)),
+		khttp.MethodNotAllowedHandler(http.HandlerFunc(s.methodNotAllowed)),
+	}
+	if deps.Listener != nil {
+		options = append(options, khttp.Listener(deps.Listener))
+	}
+	s.Server = khttp.NewServer(options...)
+	// kratos sets none of these.
+	s.ReadHeaderTimeout = cfg.ReadHeaderTimeout
+	s.ReadTimeout = cfg.ReadTimeout
+	s.WriteTimeout = cfg.WriteTimeout
+	s.IdleTimeout = cfg.IdleTimeout
+	s.MaxHeaderBytes = cfg.MaxHeaderBytes
+	s.ErrorLog = slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug)
+	s.routes()
+	return s, nil
+}
+
+// Paths of the API, which are also the routes of the metrics.
+const (
+	pathPushKeys       = "/goim/push/keys"
+	pathPushMids       = "/goim/push/mids"
+	pathPushRoom       = "/goim/push/room"
+	pathPushAll        = "/goim/push/all"
+	pathOnlineTop      = "/goim/online/top"
+	pathOnlineRoom     = "/goim/online/room"
+	pathOnlineTotal    = "/goim/online/total"
+	pathNodesWeighted  = "/goim/nodes/weighted"
+	pathNodesInstances = "/goim/nodes/instances"
+	pathPush           = "/v1/push"
+)
+
+// methodOf is the method of each path.
+func methodOf(path string) (method string, ok bool) {
+	switch path {
+	case pathPushKeys, pathPushMids, pathPushRoom, pathPushAll, pathPush:
+		return http.MethodPost, true
+	case pathOnlineTop, pathOnlineRoom, pathOnlineTotal, pathNodesWeighted, pathNodesInstances:
+		return http.MethodGet, true
+	}
+	return "", false
+}
+
+func (s *Server) routes() {
+	handlers := map[string]func(http.ResponseWriter, *http.Request){
+		pathPushKeys:       s.limited(s.pushKeys, goimBusy),
+		pathPushMids:       s.limited(s.pushMids, goimBusy),
+		pathPushRoom:       s.limited(s.pushRoom, goimBusy),
+		pathPushAll:        s.limited(s.pushAll, goimBusy),
+		pathOnlineTop:      s.onlineTop,
+		pathOnlineRoom:     s.onlineRoom,
+		pathOnlineTotal:    s.onlineTotal,
+		pathNodesWeighted:  s.nodesWeighted,
+		pathNodesInstances: s.nodesInstances,
+		pathPush:           s.limited(s.push, v1Busy),
+	}
+	router := s.Route("/")
+	for path, handle := range handlers {
+		method, _ := methodOf(path)
+		router.Handle(method, path, func(ctx khttp.Context) error {
+			handle(ctx.Response(), ctx.Request())
+			return nil
+		})
+	}
+}

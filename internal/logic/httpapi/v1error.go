@@ -1,0 +1,61 @@
+package httpapi
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/perseid-im/perseid/internal/logic"
+)
+
+// Reasons that this package adds to those of logic; api/push/errors.md lists
+// all of them.
+const (
+	BadJSON              logic.Reason = "bad_json"
+	UnknownField         logic.Reason = "unknown_field"
+	BadField             logic.Reason = "bad_field"
+	NotFound             logic.Reason = "not_found"
+	MethodNotAllowed     logic.Reason = "method_not_allowed"
+	UnsupportedMediaType logic.Reason = "unsupported_media_type"
+	TooManyRequests      logic.Reason = "too_many_requests"
+	Draining             logic.Reason = "draining"
+	LogUnavailable       logic.Reason = "log_unavailable"
+)
+
+// problem is the body of every error under /v1.
+type problem struct {
+	Code    int          `json:"code"` // the HTTP status
+	Reason  logic.Reason `json:"reason"`
+	Message string       `json:"message"`
+}
+
+func writeProblem(w http.ResponseWriter, status int, reason logic.Reason, text string) {
+	writeJSON(w, status, jsonType, problem{status, reason, text})
+}
+
+func v1Busy(w http.ResponseWriter, _ *http.Request) {
+	writeProblem(w, http.StatusTooManyRequests, TooManyRequests, "too many pushes under way, try again")
+}
+
+// pushFailed answers a push that was not accepted.
+func (s *Server) pushFailed(w http.ResponseWriter, err error) {
+	var refusal *logic.Refusal
+	switch {
+	case errors.As(err, &refusal):
+		status := http.StatusBadRequest
+		if refusal.Reason == logic.TooLarge {
+			status = http.StatusRequestEntityTooLarge
+		}
+		writeProblem(w, status, refusal.Reason, refusal.Message)
+	case errors.Is(err, logic.ErrDraining):
+		w.Header().Set("Retry-After", "1")
+		writeProblem(w, http.StatusServiceUnavailable, Draining, "this node is stopping, try again on another one")
+	default:
+		s.logFailure(w, err)
+		w.Header().Set("Retry-After", "1")
+		writeProblem(w, http.StatusServiceUnavailable, LogUnavailable,
+			"the push was not confirmed in time; some targets may get it all the same")
+	}
+}
+
+func itoa(i int) string { return strconv.Itoa(i) }
