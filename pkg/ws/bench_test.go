@@ -27,7 +27,7 @@ func TestAllocations(t *testing.T) {
 	h := sampleHandshake()
 	r := readerCase{}.reader()
 	small := cf(fin|opBin, string(payload))
-	control := append(cf(fin|opPing, "p"), cf(fin|opPong_, "")...)
+	control := append(cf(fin|opPing, "p"), cf(fin|opPong, "")...)
 	utf8Text := cf(fin|opText, strings.Repeat("\u20ac", 40))
 	buf := make([]byte, 1024)
 

@@ -25,8 +25,8 @@ type readerCase struct {
 func wireOf(frames ...[]byte) [][]byte { return frames }
 
 const (
-	opCont, opText, opBin    = 0x0, 0x1, 0x2
-	opClose, opPing, opPong_ = 0x8, 0x9, 0xA
+	opCont, opText, opBin   = 0x0, 0x1, 0x2
+	opClose, opPing, opPong = 0x8, 0x9, 0xA
 )
 
 func readerCases() []readerCase {
@@ -57,9 +57,9 @@ func readerCases() []readerCase {
 	add("2.3 ping with bytes", wireOf(cf(fin|opPing, "\x00\xff\xfe\xfd\xfc\xfb\x00\xff")), ping("\x00\xff\xfe\xfd\xfc\xfb\x00\xff"))
 	add("2.4 ping 125", wireOf(cf(fin|opPing, long)), ping(long))
 	add("2.5 ping 126", wireOf(cf(fin|opPing, long+"x")), failed(1002))
-	add("2.7 pong unasked", wireOf(cf(fin|opPong_, ""), cf(fin|opText, "a")), pong(""), text("a"))
-	add("2.8 pong with payload", wireOf(cf(fin|opPong_, "unsolicited")), pong("unsolicited"))
-	add("2.9 pong then ping", wireOf(cf(fin|opPong_, "p"), cf(fin|opPing, "q")), pong("p"), ping("q"))
+	add("2.7 pong unasked", wireOf(cf(fin|opPong, ""), cf(fin|opText, "a")), pong(""), text("a"))
+	add("2.8 pong with payload", wireOf(cf(fin|opPong, "unsolicited")), pong("unsolicited"))
+	add("2.9 pong then ping", wireOf(cf(fin|opPong, "p"), cf(fin|opPing, "q")), pong("p"), ping("q"))
 	var tenPings [][]byte
 	var tenWant []string
 	for i := range 10 {
@@ -70,7 +70,7 @@ func readerCases() []readerCase {
 
 	// 3: reserved bits, on every kind of frame and behind a good one
 	for rsv := byte(1); rsv < 8; rsv++ {
-		for _, op := range []byte{opText, opBin, opClose, opPing, opPong_} {
+		for _, op := range []byte{opText, opBin, opClose, opPing, opPong} {
 			add("3 rsv", wireOf(cf(fin|opText, "ok"), cf(fin|rsv<<4|op, "")), text("ok"), failed(1002))
 		}
 		add("3 rsv in a continuation", wireOf(cf(opText, "a"), cf(fin|rsv<<4|opCont, "b")), failed(1002))
@@ -84,12 +84,12 @@ func readerCases() []readerCase {
 
 	// 5: fragmentation
 	add("5.1 ping in fragments", wireOf(cf(opPing, "a"), cf(fin|opCont, "b")), failed(1002))
-	add("5.2 pong in fragments", wireOf(cf(opPong_, "a"), cf(fin|opCont, "b")), failed(1002))
+	add("5.2 pong in fragments", wireOf(cf(opPong, "a"), cf(fin|opCont, "b")), failed(1002))
 	add("5.2 close in fragments", wireOf(cf(opClose, ""), cf(fin|opCont, "")), failed(1002))
 	add("5.3 text in two", wireOf(cf(opText, "fragment1"), cf(fin|opCont, "fragment2")), text("fragment1fragment2"))
 	add("5.3 binary in two", wireOf(cf(opBin, "\xff"), cf(fin|opCont, "\xfe")), binaryMsg("\xff\xfe"))
 	add("5.6 ping between", wireOf(cf(opText, "f1"), cf(fin|opPing, "p"), cf(fin|opCont, "f2")), ping("p"), text("f1f2"))
-	add("5.6 pong between", wireOf(cf(opText, "f1"), cf(fin|opPong_, "p"), cf(fin|opCont, "f2")), pong("p"), text("f1f2"))
+	add("5.6 pong between", wireOf(cf(opText, "f1"), cf(fin|opPong, "p"), cf(fin|opCont, "f2")), pong("p"), text("f1f2"))
 	add("5.9 continuation first, fin", wireOf(cf(fin|opCont, "x"), cf(fin|opText, "y")), failed(1002))
 	add("5.12 continuation first", wireOf(cf(opCont, "x"), cf(fin|opText, "y")), failed(1002))
 	add("5.15 continuation behind the end", wireOf(cf(opText, "a"), cf(fin|opCont, "b"), cf(opCont, "c"), cf(fin|opText, "d")), text("ab"), failed(1002))
