@@ -21,6 +21,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -100,6 +101,11 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.ErrorLog = slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug)
 	s.routes()
 	return s, nil
+}
+
+// Start serves until Stop. The end of ctx cuts no request: stopping is Stop's.
+func (s *Server) Start(ctx context.Context) error {
+	return s.Server.Start(context.WithoutCancel(ctx))
 }
 
 // Paths of the API, which are also the routes of the metrics.
