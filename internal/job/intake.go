@@ -1,0 +1,228 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/internal/stream"
+)
+
+var _ stream.Worker = (*Job)(nil).Work
+
+// Work is the stream.Worker: it moves the records of one claim until the claim
+// is revoked, then waits for the outcomes of what it took, as long as ctx
+// lasts. What has no outcome then is not completed; the next owner replays it.
+func (j *Job) Work(ctx context.Context, claim stream.Claim) error {
+	w := newWork(claim)
+	life, err := j.begin(ctx, w.log)
+	if err != nil {
+		return err
+	}
+	defer j.wg.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(life, cancel)()
+	in := &intake{
+		job:      j,
+		work:     w,
+		log:      j.log.With(slog.Int("partition", int(claim.Partition()))),
+		dispatch: newDispatcher(j, w),
+	}
+	err = in.run(ctx)
+	if left := w.finish(ctx); left > 0 && err == nil {
+		err = fmt.Errorf("%d records without an outcome: %w", left, ctx.Err())
+	}
+	if err != nil {
+		return fmt.Errorf("job partition %d: %w", claim.Partition(), err)
+	}
+	return nil
+}
+
+// intake is the first half of a worker: records come in, are routed in
+// batches, and go to the dispatcher. It does not wait for outcomes; how much
+// may be without one is bounded by the claim.
+type intake struct {
+	job      *Job
+	work     *work
+	log      *slog.Logger
+	dispatch *dispatcher
+	items    []RouteItem
+	keys     []string
+	mids     []int64
+}
+
+func (in *intake) run(ctx context.Context) error {
+	for {
+		records, err := in.work.claim.Next(ctx, in.job.cfg.MaxBatchRecords)
+		if errors.Is(err, stream.ErrRevoked) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("next: %w", err)
+		}
+		in.work.begin(len(records))
+		for len(records) > 0 {
+			n := in.head(records)
+			if n == 0 {
+				if err := in.deadLetter(ctx, records[0]); err != nil {
+					return err
+				}
+				records = records[1:]
+				continue
+			}
+			if err := in.move(ctx, records[:n]); err != nil {
+				return err
+			}
+			records = records[n:]
+		}
+	}
+}
+
+// head is how many of the records make the next batch: readable ones, within
+// the bound of bytes, at least one. 0 means that the first is unreadable.
+func (in *intake) head(records []stream.Record) int {
+	bytes := 0
+	for i := range records {
+		if unreadable(&records[i]) != nil {
+			return i
+		}
+		bytes += records[i].Size
+		if i > 0 && bytes > in.job.cfg.MaxBatchBytes {
+			return i
+		}
+	}
+	return len(records)
+}
+
+var errMixed = errors.New("a room or all target shares the record with others")
+
+// unreadable tells why a record cannot be dispatched. A room or all target must
+// be alone: a comet applies an offset once per lane, so a second push of the
+// record would be taken for a repeat.
+func unreadable(r *stream.Record) error {
+	if r.Err != nil || len(r.Targets) < 2 {
+		return r.Err
+	}
+	for i := range r.Targets {
+		if k := r.Targets[i].Kind; k != message.Key && k != message.User {
+			return errMixed
+		}
+	}
+	return nil
+}
+
+// deadLetter keeps trying: an unreadable record is never skipped.
+func (in *intake) deadLetter(ctx context.Context, r stream.Record) error {
+	pause := in.job.backoff()
+	in.log.Error("unreadable record goes to the dead-letter topic",
+		slog.Int64("offset", r.Offset), slog.Any("error", unreadable(&r)))
+	for failed := false; ; failed = true {
+		err := in.work.claim.DeadLetter(ctx, r)
+		if err == nil {
+			in.job.meter.deadLetter.Inc()
+			in.work.complete(r.Offset)
+			return nil
+		}
+		if !failed {
+			in.log.Warn("dead-letter topic refuses, the partition waits", slog.Any("error", err))
+		}
+		if !pause.wait(ctx) {
+			return fmt.Errorf("dead letter of offset %d: %w", r.Offset, errors.Join(err, ctx.Err()))
+		}
+	}
+}
+
+// move routes readable records and hands them to the lanes.
+func (in *intake) move(ctx context.Context, records []stream.Record) error {
+	in.ask(records)
+	routes, comets, err := in.route(ctx)
+	if err != nil {
+		return err
+	}
+	return in.dispatch.dispatch(ctx, records, in.items, routes, comets)
+}
+
+// ask fills in.items, one per record.
+func (in *intake) ask(records []stream.Record) {
+	in.items, in.keys, in.mids = in.items[:0], in.keys[:0], in.mids[:0]
+	for i := range records {
+		k, m := len(in.keys), len(in.mids)
+		for _, t := range records[i].Targets {
+			switch t.Kind {
+			case message.Key:
+				in.keys = append(in.keys, t.Name)
+			case message.User:
+				in.mids = append(in.mids, t.Mid)
+			}
+		}
+		in.items = append(in.items, RouteItem{
+			Keys: in.keys[k:len(in.keys):len(in.keys)],
+			Mids: in.mids[m:len(in.mids):len(in.mids)],
+		})
+	}
+}
+
+// route asks until logic answers or the claim is given up: a partition waits,
+// it never skips.
+func (in *intake) route(ctx context.Context) (Routes, []*comet, error) {
+	pause := in.job.backoff()
+	began := time.Now()
+	for failed := false; ; failed = true {
+		routes, comets, err := in.job.ask(ctx, in.items, in.dispatch.comets[:0])
+		if err == nil {
+			if failed {
+				in.log.Info("logic answers again", slog.Duration("waited", time.Since(began)))
+			}
+			return routes, comets, nil
+		}
+		if !failed && ctx.Err() == nil {
+			in.log.Warn("route failed, the partition waits", slog.Any("error", err))
+		}
+		if !pause.wait(ctx) {
+			return Routes{}, nil, fmt.Errorf("route: %w", errors.Join(err, ctx.Err()))
+		}
+	}
+}
+
+// ask makes one Route call and brings the set of comets up to its answer. The
+// comets are appended to buf, in the order of Routes.Nodes.
+func (j *Job) ask(ctx context.Context, items []RouteItem, buf []*comet) (Routes, []*comet, error) {
+	ctx, cancel := context.WithTimeout(ctx, j.cfg.RouteTimeout)
+	defer cancel()
+	asked := j.now()
+	routes, err := j.router.Route(ctx, items)
+	if err != nil {
+		return Routes{}, nil, err
+	}
+	answered := j.now()
+	j.meter.routed.Observe(time.Duration(answered - asked).Seconds())
+	return routes, j.nodes.update(asked, answered, routes.Nodes, buf), nil
+}
+
+// refreshNodes keeps the set of comets current while nothing is pushed, so
+// that connections to the dead end and the first push finds lanes open.
+func (j *Job) refreshNodes(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var buf []*comet
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		_, comets, err := j.ask(ctx, nil, buf[:0])
+		if err != nil && ctx.Err() == nil {
+			j.log.Debug("refresh of the comets failed", slog.Any("error", err))
+		}
+		if err == nil {
+			buf = comets
+			clear(buf)
+		}
+		timer.Reset(j.cfg.NodeRefresh)
+	}
+}

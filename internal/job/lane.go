@@ -1,0 +1,410 @@
+package job
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// lane is one ordered way to a comet: a queue bounded in bytes, and a stream
+// that is opened again whenever it breaks. What was sent and not answered goes
+// back to the front of the queue when the stream breaks.
+//
+// Any goroutine may offer; the goroutine of run sends; one goroutine per
+// stream receives; a timer expires. They meet under mu, which none holds
+// while it waits or calls out.
+type lane struct {
+	comet *comet
+	job   *Job
+	index int
+	wake  chan struct{} // capacity 1: there may be something to send
+
+	mu      sync.Mutex
+	log     string  // log that the stream carries
+	queue   fifo    // waits to be sent
+	sent    []batch // waits for its answer, oldest first
+	bytes   int64   // of queue and sent
+	movedAt since   // last answer, or the first push after everything was answered
+	stalled bool    // pushes expired since the last answer
+	space   chan struct{}
+	closed  bool
+	opening int                // number of the stream: answers of others are void
+	cut     context.CancelFunc // ends the stream; nil while there is none
+	timer   *time.Timer        // runs while the lane is not empty
+	armed   bool
+	spare   [][]delivery // memory of answered batches
+}
+
+// batch is what one Send carried.
+type batch struct {
+	deliveries []delivery
+	answerBy   since
+}
+
+func newLane(c *comet, index int, log string) *lane {
+	l := &lane{comet: c, job: c.job, index: index, log: log, wake: make(chan struct{}, 1)}
+	l.timer = time.AfterFunc(time.Hour, l.expire)
+	l.timer.Stop()
+	return l
+}
+
+func (l *lane) nudge() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// offer queues, in order, as many of ds as there is room for and returns how
+// many those were. It does not wait. A closed lane takes none.
+func (l *lane) offer(ds []delivery) (taken int, closed bool) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return 0, true
+	}
+	now := l.job.now()
+	due := now + since(l.job.cfg.DispatchTimeout)
+	var bytes int64
+	for taken < len(ds) {
+		size := ds[taken].size
+		if l.bytes > 0 && l.bytes+size > l.job.cfg.LaneQueueBytes {
+			break // an empty lane takes a push of any size
+		}
+		if l.bytes == 0 && !l.stalled {
+			l.movedAt = now
+		}
+		d := ds[taken]
+		d.due = due
+		l.queue.push(d)
+		l.bytes += size
+		bytes += size
+		taken++
+	}
+	if taken > 0 && !l.armed {
+		l.arm(now, due)
+	}
+	l.mu.Unlock()
+	if taken > 0 {
+		l.job.meter.laneBytes.Add(bytes)
+		l.nudge()
+	}
+	return taken, false
+}
+
+// put queues all of ds in order. It waits for space until the lane has stood
+// still for the dispatch timeout, or until giveUp; left are those that found
+// no space. The error is that of ctx, or of a closed lane.
+func (l *lane) put(ctx context.Context, ds []delivery, giveUp since) (left []delivery, err error) {
+	var timer *time.Timer
+	for {
+		n, closed := l.offer(ds)
+		ds = ds[n:]
+		if closed {
+			return ds, errLaneClosed
+		}
+		if len(ds) == 0 {
+			return nil, nil
+		}
+		space, movedAt := l.awaitSpace(ds[0].size)
+		until := min(giveUp, movedAt+since(l.job.cfg.DispatchTimeout)) - l.job.now()
+		if until <= 0 {
+			return ds, nil
+		}
+		if timer == nil {
+			timer = time.NewTimer(time.Duration(until))
+			defer timer.Stop()
+		} else {
+			timer.Reset(time.Duration(until))
+		}
+		select {
+		case <-space:
+		case <-timer.C:
+		case <-ctx.Done():
+			return ds, ctx.Err()
+		}
+	}
+}
+
+var closedChan = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// awaitSpace returns a channel that is closed when it is worth trying again to
+// offer size bytes.
+func (l *lane) awaitSpace(size int64) (<-chan struct{}, since) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.bytes == 0 || l.bytes+size <= l.job.cfg.LaneQueueBytes {
+		return closedChan, l.movedAt
+	}
+	if l.space == nil {
+		l.space = make(chan struct{})
+	}
+	return l.space, l.movedAt
+}
+
+// release gives bytes back; mu is held.
+func (l *lane) release(bytes int64) {
+	l.bytes -= bytes
+	if l.space != nil {
+		close(l.space)
+		l.space = nil
+	}
+}
+
+// attach makes a new stream the one whose answers count.
+func (l *lane) attach(cut context.CancelFunc) (number int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.opening++
+	l.cut = cut
+	return l.opening
+}
+
+// detach puts what the stream has not answered back to the front of the queue.
+func (l *lane) detach(number int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.opening == number {
+		l.cutLocked()
+	}
+}
+
+// cutLocked ends the stream, if there is one; mu is held.
+func (l *lane) cutLocked() {
+	l.opening++
+	if l.cut != nil {
+		l.cut()
+		l.cut = nil
+	}
+	if len(l.sent) == 0 {
+		return
+	}
+	var again []delivery
+	for _, b := range l.sent {
+		again = append(again, b.deliveries...)
+	}
+	l.queue.putBack(again)
+	l.sent = nil
+}
+
+// next is what the sender does with what take returned.
+type next int
+
+const (
+	wait    next = iota // nothing to send now
+	send                // send the batch
+	reopen              // the queue goes on in another log: open a stream for it
+	retired             // the comet left and the lane is empty
+)
+
+// take moves the head of the queue to sent, as one batch: all that waits, up
+// to the limits. The batch is appended to buf. What belongs to an abandoned
+// claim is thrown away: its next owner replays it. As abandoning is for ever,
+// take throws away all that follows of that claim too, and leaves no gap in
+// what the comet sees.
+func (l *lane) take(number int, buf []Push) ([]Push, next) {
+	cfg := &l.job.cfg
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.opening != number || len(l.sent) >= cfg.LaneWindow {
+		return buf, wait
+	}
+	var out []delivery
+	var bytes, dropped int64
+	i, action := 0, wait
+	queue := l.queue.waiting()
+	for ; i < len(queue); i++ {
+		d := &queue[i]
+		w := d.record.work
+		if w.abandoned.Load() {
+			dropped += d.size
+			continue
+		}
+		if w.log != l.log {
+			if len(out) == 0 && len(l.sent) == 0 {
+				l.log, action = w.log, reopen
+			}
+			break
+		}
+		if len(out) > 0 && (bytes+d.size > int64(cfg.MaxBatchBytes) || len(out) >= cfg.MaxBatchPushes) {
+			break
+		}
+		if out == nil {
+			out = l.memory()
+		}
+		out = append(out, *d)
+		buf = append(buf, d.push())
+		bytes += d.size
+	}
+	l.queue.drop(i)
+	if dropped > 0 {
+		l.release(dropped)
+		l.job.meter.laneBytes.Add(-dropped)
+	}
+	if len(out) > 0 {
+		// A batch that waited long still gets a fair time to be answered.
+		by := max(out[0].due, l.job.now()+since(cfg.DispatchTimeout/4))
+		l.sent = append(l.sent, batch{out, by})
+		return buf, send
+	}
+	if action == wait && l.bytes == 0 && l.comet.present.Err() != nil {
+		return buf, retired
+	}
+	return buf, action
+}
+
+// memory returns an empty batch; mu is held.
+func (l *lane) memory() []delivery {
+	if n := len(l.spare); n > 0 {
+		m := l.spare[n-1]
+		l.spare = l.spare[:n-1]
+		return m
+	}
+	return make([]delivery, 0, 16)
+}
+
+// recycle keeps the memory of an answered batch for the next.
+func (l *lane) recycle(ds []delivery) {
+	clear(ds)
+	l.mu.Lock()
+	if len(l.spare) < 2 {
+		l.spare = append(l.spare, ds[:0])
+	}
+	l.mu.Unlock()
+}
+
+// answer resolves the oldest batch of the stream. It is false when the results
+// do not fit the batch.
+func (l *lane) answer(number int, results []Result) bool {
+	l.mu.Lock()
+	if l.opening != number {
+		l.mu.Unlock()
+		return true
+	}
+	if len(l.sent) == 0 || len(l.sent[0].deliveries) != len(results) {
+		l.mu.Unlock()
+		return false
+	}
+	ds := l.sent[0].deliveries
+	n := copy(l.sent, l.sent[1:])
+	l.sent[n] = batch{}
+	l.sent = l.sent[:n]
+	bytes := sizes(ds)
+	l.release(bytes)
+	l.movedAt, l.stalled = l.job.now(), false
+	more := len(l.queue.waiting()) > 0 || l.comet.present.Err() != nil
+	l.mu.Unlock()
+	if more {
+		l.nudge()
+	}
+	l.job.meter.laneBytes.Add(-bytes)
+	l.job.settle(ds, results)
+	l.recycle(ds)
+	return true
+}
+
+// arm sets the timer; mu is held.
+func (l *lane) arm(now, at since) {
+	l.armed = true
+	l.timer.Reset(time.Duration(max(at-now, 0)) + time.Millisecond)
+}
+
+// expire runs when the oldest push may be due: pushes in the queue past their
+// deadline are unreachable, and a stream that owes an answer past its own is
+// cut, so that what it carried is sent again or found due.
+func (l *lane) expire() {
+	l.mu.Lock()
+	now := l.job.now()
+	if len(l.sent) > 0 && l.sent[0].answerBy <= now {
+		l.cutLocked()
+	}
+	queue := l.queue.waiting()
+	i := 0
+	for i < len(queue) && queue[i].due <= now {
+		i++
+	}
+	lost := append([]delivery(nil), queue[:i]...)
+	l.queue.drop(i)
+	queue = queue[i:]
+	bytes := sizes(lost)
+	if bytes > 0 {
+		l.stalled = true
+		l.release(bytes)
+	}
+	switch {
+	case l.closed, l.bytes == 0:
+		l.armed = false
+	case len(l.sent) == 0:
+		l.arm(now, queue[0].due)
+	case len(queue) == 0:
+		l.arm(now, l.sent[0].answerBy)
+	default:
+		l.arm(now, min(queue[0].due, l.sent[0].answerBy))
+	}
+	l.mu.Unlock()
+	l.nudge()
+	if bytes > 0 {
+		l.job.meter.laneBytes.Add(-bytes)
+		l.job.drop(lost, Unreachable)
+	}
+}
+
+// shut closes the lane for good. All it still has was for a comet that is not
+// there any more; when the job closes, nothing is said about it, and it is
+// replayed by the next owner.
+func (l *lane) shut() {
+	l.mu.Lock()
+	l.cutLocked()
+	l.closed = true
+	l.timer.Stop()
+	rest := l.queue.waiting()
+	l.queue, l.spare = fifo{}, nil
+	bytes := l.bytes
+	l.release(bytes)
+	l.mu.Unlock()
+	l.job.meter.laneBytes.Add(-bytes)
+	if l.comet.life.Err() == nil {
+		l.job.drop(rest, NotHere)
+	}
+}
+
+// fifo is a queue in one slice.
+type fifo struct {
+	items []delivery
+	head  int
+}
+
+func (q *fifo) waiting() []delivery { return q.items[q.head:] }
+
+func (q *fifo) push(d delivery) {
+	if len(q.items) == cap(q.items) && q.head >= len(q.items)/2 {
+		n := copy(q.items, q.items[q.head:])
+		clear(q.items[n:])
+		q.items, q.head = q.items[:n], 0
+	}
+	q.items = append(q.items, d)
+}
+
+// drop takes n off the front. Memory of a burst is given back when it is over.
+func (q *fifo) drop(n int) {
+	clear(q.items[q.head : q.head+n])
+	q.head += n
+	if q.head < len(q.items) {
+		return
+	}
+	q.items, q.head = q.items[:0], 0
+	if cap(q.items) > 1024 {
+		q.items = nil
+	}
+}
+
+func (q *fifo) putBack(ds []delivery) {
+	q.items, q.head = append(ds, q.waiting()...), 0
+}
+
+func sizes(ds []delivery) (bytes int64) {
+	for i := range ds {
+		bytes += ds[i].size
+	}
+	return bytes
+}

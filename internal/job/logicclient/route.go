@@ -1,0 +1,119 @@
+package logicclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+
+	logicv1 "github.com/perseid-im/perseid/api/logic/v1"
+	"github.com/perseid-im/perseid/internal/job"
+)
+
+// routeStream is one Route stream, used by one call at a time.
+type routeStream struct {
+	stream grpc.BidiStreamingClient[logicv1.RouteRequest, logicv1.RouteReply]
+	cancel context.CancelFunc
+	opened time.Time
+}
+
+// Route asks one logic.
+func (c *Client) Route(ctx context.Context, items []job.RouteItem) (job.Routes, error) {
+	s, life, err := c.take(ctx)
+	if err != nil {
+		return job.Routes{}, err
+	}
+	if s == nil {
+		if s, err = c.open(ctx, life); err != nil {
+			return job.Routes{}, fmt.Errorf("logic route: %w", err)
+		}
+	}
+	stop := context.AfterFunc(ctx, s.cancel)
+	reply, err := s.exchange(items)
+	inTime := stop()
+	if err == nil && reply.GetError() != "" {
+		err = errors.New(reply.GetError())
+	}
+	var routes job.Routes
+	if err == nil {
+		routes, err = read(reply, items)
+	}
+	if err != nil {
+		// Whatever it was, another logic may do better.
+		s.cancel()
+		if ctx.Err() != nil {
+			err = errors.Join(ctx.Err(), err)
+		}
+		return job.Routes{}, fmt.Errorf("logic route: %w", err)
+	}
+	if inTime {
+		c.keep(s)
+	}
+	return routes, nil
+}
+
+// open opens a stream that outlives the call.
+func (c *Client) open(ctx, life context.Context) (*routeStream, error) {
+	own, cancel := context.WithCancel(life)
+	stop := context.AfterFunc(ctx, cancel)
+	stream, err := c.client.Route(own)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return &routeStream{stream: stream, cancel: cancel, opened: time.Now()}, nil
+}
+
+func (s *routeStream) exchange(items []job.RouteItem) (*logicv1.RouteReply, error) {
+	block := make([]logicv1.RouteItem, len(items))
+	list := make([]*logicv1.RouteItem, len(items))
+	for i := range items {
+		block[i].Keys, block[i].Mids = items[i].Keys, items[i].Mids
+		list[i] = &block[i]
+	}
+	// An error of Send is io.EOF; Recv tells what it was.
+	_ = s.stream.Send(&logicv1.RouteRequest{Items: list})
+	return s.stream.Recv()
+}
+
+// read checks an answer: the job uses the indexes in it unseen.
+func read(reply *logicv1.RouteReply, items []job.RouteItem) (job.Routes, error) {
+	results := reply.GetResults()
+	if len(results) != len(items) {
+		return job.Routes{}, fmt.Errorf("%d results for %d items", len(results), len(items))
+	}
+	routes := job.Routes{
+		Nodes:   make([]job.Node, len(reply.GetNodes())),
+		Results: make([]job.Located, len(results)),
+	}
+	for i, n := range reply.GetNodes() {
+		routes.Nodes[i] = job.Node{
+			Name:        n.GetNode().GetName(),
+			Incarnation: n.GetNode().GetIncarnation(),
+			Addr:        n.GetGrpcAddr(),
+		}
+	}
+	total := 0
+	for _, r := range results {
+		total += len(r.GetLocations())
+	}
+	block := make([]job.Location, 0, total)
+	for i, r := range results {
+		begin := len(block)
+		targets := len(items[i].Keys) + len(items[i].Mids)
+		for _, at := range r.GetLocations() {
+			if int(at.GetNode()) >= len(routes.Nodes) || int(at.GetTarget()) >= targets {
+				return job.Routes{}, fmt.Errorf("item %d: location of target %d of %d on node %d of %d",
+					i, at.GetTarget(), targets, at.GetNode(), len(routes.Nodes))
+			}
+			block = append(block, job.Location{Session: at.GetSession(), Node: at.GetNode(), Target: at.GetTarget()})
+		}
+		routes.Results[i] = job.Located{Locations: block[begin:len(block):len(block)], Offline: int(r.GetOffline())}
+	}
+	return routes, nil
+}

@@ -1,0 +1,123 @@
+package job
+
+import (
+	"context"
+	"errors"
+
+	"github.com/perseid-im/perseid/internal/message"
+)
+
+// ErrOtherLife is what a Link answers when the process at the address is not
+// the life of the comet that was asked for.
+var ErrOtherLife = errors.New("job: another life of the comet")
+
+// Router says which comets live and where targets are.
+type Router interface {
+	// Route answers every item, in order, from one moment after the call
+	// began. The items are the caller's again when it returns. Safe for
+	// concurrent use.
+	Route(ctx context.Context, items []RouteItem) (Routes, error)
+}
+
+// RouteItem asks for the sessions of the targets of one record; a record for a
+// room or for all asks for none.
+type RouteItem struct {
+	Keys []string
+	Mids []int64
+}
+
+// Routes is the answer to Route. Every Location.Node is an index into Nodes,
+// every Location.Target one of the item's targets; the adapter has checked it.
+type Routes struct {
+	Nodes   []Node // all live comets, whether a location names them or not
+	Results []Located
+}
+
+// Node is one life of a comet and where its gRPC server is.
+type Node struct {
+	Name        string
+	Incarnation uint64
+	Addr        string // host:port
+}
+
+// Located is the answer to one RouteItem.
+type Located struct {
+	Locations []Location
+	Offline   int // targets without a session
+}
+
+// Location is one session of a target.
+type Location struct {
+	Session uint64
+	Node    uint32
+	Target  uint32 // index of the key, or len(Keys) + index of the mid
+}
+
+// Edge reaches comets. Link does no I/O and never fails: an address that
+// cannot be used fails when it is used.
+type Edge interface {
+	Link(node Node) Link
+}
+
+// Link is the connection to one life of a comet.
+type Link interface {
+	// Dispatch opens a lane and returns when the comet welcomed it; the stream
+	// lives until ctx ends. ErrOtherLife tells that this life is over.
+	Dispatch(ctx context.Context, h Hello) (DispatchStream, error)
+	// Rooms opens the room index of the comet; the stream lives until ctx ends.
+	Rooms(ctx context.Context, job string) (RoomStream, error)
+	Close() error
+}
+
+// Hello opens a lane.
+type Hello struct {
+	Job   string // instance id, for the comet's logs
+	Log   string // stream.Claim.Log
+	Lane  int
+	Lanes int
+}
+
+// DispatchStream is an open lane. Send and Recv may run concurrently with each
+// other, not with themselves; the context of the stream ends both.
+type DispatchStream interface {
+	// Send sends one batch. The slice and the session lists are only read
+	// during the call.
+	Send(pushes []Push) error
+	// Recv returns the answer to the oldest unanswered batch, push by push.
+	// The slice is valid until the next call.
+	Recv() ([]Result, error)
+}
+
+// Push is one message for some targets on one comet: Sessions, Room or All.
+type Push struct {
+	Partition int32
+	Offset    int64
+	Message   *message.Message
+	Sessions  []uint64
+	Room      string
+	All       bool
+	Speed     uint32 // of All: sessions per second on this comet; 0 = no limit
+}
+
+// Result answers one Push.
+type Result struct {
+	Repeat bool // applied before; Counts is empty
+	Counts Tally
+}
+
+// RoomStream is an open room index.
+type RoomStream interface {
+	// Recv returns the next change; ErrOtherLife when another life sent it.
+	Recv() (RoomChange, error)
+	// Ack tells the comet that the change with this version is in force here.
+	Ack(version uint64) error
+}
+
+// RoomChange changes the set of rooms with members on a comet.
+type RoomChange struct {
+	Version     uint64
+	Snapshot    bool // Added is a part of the whole set
+	SnapshotEnd bool // the whole set is known now
+	Added       []string
+	Removed     []string
+}
