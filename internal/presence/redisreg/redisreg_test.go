@@ -1,0 +1,407 @@
+package redisreg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/gomodule/redigo/redis"
+
+	"github.com/perseid-im/perseid/internal/presence"
+	"github.com/perseid-im/perseid/internal/testdeps"
+)
+
+const long = 20 * time.Minute
+
+func node(name string) presence.Node { return presence.Node{Name: name, Incarnation: 7} }
+
+// everyServer runs a test on miniredis and on a real Redis.
+func everyServer(t *testing.T, test func(t *testing.T, addr string)) {
+	t.Run("miniredis", func(t *testing.T) { test(t, miniredis.RunT(t).Addr()) })
+	t.Run("redis", func(t *testing.T) { test(t, testdeps.Redis(t).Addr) })
+}
+
+// useAll calls everything that runs a script, and checks the results.
+func useAll(ctx context.Context, r *Registry, n nodeOf) error {
+	s := []presence.Session{{ID: 1, Mid: n.mid, Key: n.Name + "-1"}, {ID: 2, Mid: n.mid, Key: n.Name + "-2"}}
+	if _, err := r.Lease(ctx, presence.NodeInfo{Node: n.Node}, long); err != nil {
+		return err
+	}
+	if _, err := r.Connect(ctx, n.Node, s); err != nil {
+		return err
+	}
+	if err := r.Renew(ctx, n.Node, s); err != nil {
+		return err
+	}
+	query := []presence.Query{{Keys: []string{s[0].Key, s[1].Key}, Mids: []int64{n.mid}}}
+	for _, want := range []int{4, 2, 0} {
+		located, err := r.Locate(ctx, query)
+		if err != nil {
+			return err
+		}
+		if len(located.Results[0]) != want {
+			return fmt.Errorf("%d locations, want %d: %+v", len(located.Results[0]), want, located)
+		}
+		switch want {
+		case 4:
+			err = r.Disconnect(ctx, n.Node, s[:1])
+		case 2:
+			err = r.Release(ctx, n.Node)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nodeOf is a node and the user of its sessions.
+type nodeOf struct {
+	presence.Node
+	mid int64
+}
+
+func TestScriptsAreLoadedAgain(t *testing.T) {
+	everyServer(t, func(t *testing.T, addr string) {
+		conn := dial(t, addr)
+		r := open(t, addr, long)
+		if err := useAll(t.Context(), r, nodeOf{node("fresh"), 1}); err != nil {
+			t.Fatal(err)
+		}
+		// In the middle of everything: between and within pipelines.
+		ctx, stop := context.WithCancel(t.Context())
+		var users, flusher sync.WaitGroup
+		flushes := 0
+		flusher.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := conn.Do("SCRIPT", "FLUSH"); err != nil {
+					t.Error(err)
+					return
+				}
+				flushes++
+			}
+		})
+		for i := range 4 {
+			users.Go(func() {
+				for n := range 10 {
+					if err := useAll(t.Context(), r, nodeOf{node(fmt.Sprint("n", i, "-", n)), int64(100*i + n + 10)}); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		users.Wait()
+		stop()
+		flusher.Wait()
+		if flushes == 0 {
+			t.Error("the scripts were never flushed")
+		}
+	})
+}
+
+func TestUserEntriesArePruned(t *testing.T) {
+	server := miniredis.RunT(t)
+	conn := dial(t, server.Addr())
+	short, lasting := open(t, server.Addr(), time.Minute), open(t, server.Addr(), long)
+	clock := time.Now()
+	server.SetTime(clock)
+	connect := func(r *Registry, id uint64) {
+		t.Helper()
+		if _, err := r.Connect(t.Context(), node("a"), []presence.Session{{ID: id, Mid: 42}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	connect(lasting, 1)
+	most := 0
+	for id := uint64(2); id < 200; id++ {
+		connect(short, id) // nobody disconnects it
+		if id%4 == 0 {
+			clock = clock.Add(time.Minute)
+			server.SetTime(clock)
+			if clock.Sub(time.Now()) > long/2 {
+				connect(lasting, 1)
+			}
+		}
+		fields, err := redis.Int(conn.Do("HLEN", userKey(42)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, fields)
+	}
+	if most < 7 || most > 8 {
+		t.Errorf("up to %d entries for one lasting session and at most four short ones, want 7 or 8", most)
+	}
+	kept, err := redis.Bool(conn.Do("HEXISTS", userKey(42), "a/7/1"))
+	if err != nil || !kept {
+		t.Errorf("the lasting session is gone: %v %v", kept, err)
+	}
+}
+
+func TestLeasesArePruned(t *testing.T) {
+	server := miniredis.RunT(t)
+	conn := dial(t, server.Addr())
+	r := open(t, server.Addr(), long)
+	clock := time.Now()
+	for i := range 50 {
+		server.SetTime(clock)
+		clock = clock.Add(time.Minute)
+		info := presence.NodeInfo{Node: node(fmt.Sprint("pod-", i))}
+		if _, err := r.Lease(t.Context(), info, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fields, err := redis.Strings(conn.Do("HKEYS", nodesKey))
+	if err != nil || !reflect.DeepEqual(fields, []string{"pod-49"}) {
+		t.Errorf("nodes = %v %v, want the last one only", fields, err)
+	}
+	if len(r.parsed) > 2 {
+		t.Errorf("%d parsed nodes are kept", len(r.parsed))
+	}
+}
+
+func TestUnreadableNodeIsNotLive(t *testing.T) {
+	server := miniredis.RunT(t)
+	conn := dial(t, server.Addr())
+	r := open(t, server.Addr(), long)
+	if _, err := r.Lease(t.Context(), presence.NodeInfo{Node: node("good")}, long); err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"empty": "", "end": "9999999999999", "text": "soon|1|7|{}", "json": "9999999999999|1|7|{", "incarnation": "9999999999999|1|-7|{}",
+	} {
+		do(t, conn, "HSET", nodesKey, name, value)
+	}
+	nodes, err := r.Nodes(t.Context())
+	if err != nil || len(nodes) != 1 || nodes[0].Name != "good" {
+		t.Errorf("nodes = %+v %v", nodes, err)
+	}
+	if existed, err := r.Lease(t.Context(), presence.NodeInfo{Node: node("json")}, long); err != nil || !existed {
+		t.Errorf("lease over a record of the same incarnation: %v %v", existed, err)
+	}
+	if _, err := r.Lease(t.Context(), presence.NodeInfo{Node: node("text")}, long); err != nil {
+		t.Error(err)
+	}
+	if err := r.Release(t.Context(), node("empty")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDatabaseAndPassword(t *testing.T) {
+	addr := testdeps.Redis(t).Addr
+	conn := dial(t, addr)
+	do(t, conn, "CONFIG", "SET", "requirepass", "secret-word")
+	cfg := DefaultConfig()
+	cfg.Addr, cfg.Password, cfg.DB = addr, "secret-word", 3
+	r := openConfig(t, cfg)
+	if _, err := r.Connect(t.Context(), node("a"), []presence.Session{{ID: 1, Key: "k"}}); err != nil {
+		t.Fatal(err)
+	}
+	do(t, conn, "AUTH", "secret-word")
+	do(t, conn, "SELECT", 3)
+	if n, err := redis.Int(conn.Do("EXISTS", "key:k")); err != nil || n != 1 {
+		t.Errorf("key:k in database 3: %d %v", n, err)
+	}
+	cfg.Password = "wrong-word"
+	err := openConfig(t, cfg).Ping(t.Context())
+	if err == nil || !strings.Contains(err.Error(), addr) || strings.Contains(err.Error(), "wrong-word") {
+		t.Errorf("ping with a wrong password: %v", err)
+	}
+}
+
+func TestErrorReply(t *testing.T) {
+	everyServer(t, func(t *testing.T, addr string) {
+		conn := dial(t, addr)
+		r := open(t, addr, long)
+		do(t, conn, "RPUSH", nodesKey, "somebody else's list")
+		_, err := r.Lease(t.Context(), presence.NodeInfo{Node: node("a")}, long)
+		if err == nil || !strings.Contains(err.Error(), "lease of a") || !strings.Contains(err.Error(), "WRONGTYPE") {
+			t.Errorf("lease: %v", err)
+		}
+		if _, err := r.Locate(t.Context(), []presence.Query{{Keys: []string{"k"}}}); err == nil {
+			t.Error("locate without nodes succeeded")
+		}
+		do(t, conn, "DEL", nodesKey)
+		if err := useAll(t.Context(), r, nodeOf{node("a"), 1}); err != nil {
+			t.Errorf("the connection is not usable after an error reply: %v", err)
+		}
+	})
+}
+
+func TestOutage(t *testing.T) {
+	server := testdeps.Redis(t)
+	cfg := DefaultConfig()
+	cfg.Addr, cfg.PoolSize, cfg.PoolIdle = server.Addr, 16, 16
+	cfg.ReadTimeout, cfg.DialTimeout = 300*time.Millisecond, 300*time.Millisecond
+	r := openConfig(t, cfg)
+	fillPool(t, r, 8)
+
+	server.Kill()
+	start := time.Now()
+	for range 32 { // more than there are connections
+		if err := r.Ping(t.Context()); err == nil {
+			t.Fatal("ping of a dead Redis succeeded")
+		}
+	}
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("32 errors took %v", took)
+	}
+
+	// Symptom: after a restart of Redis, one error per idle connection.
+	// Cause: a pool that hands out connections without looking at them.
+	server.Restart()
+	fillPool(t, r, 8)
+	server.Kill()
+	server.Restart()
+	for i := range 16 {
+		if err := useAll(t.Context(), r, nodeOf{node(fmt.Sprint("n", i)), int64(i + 1)}); err != nil {
+			t.Fatalf("call %d after the restart: %v", i, err)
+		}
+	}
+}
+
+// fillPool leaves n idle connections.
+func fillPool(t *testing.T, r *Registry, n int) {
+	t.Helper()
+	conns := make([]redis.Conn, n)
+	for i := range conns {
+		conn, err := r.pool.GetContext(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Do("PING"); err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = conn
+	}
+	for _, conn := range conns {
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestFrozenRedis(t *testing.T) {
+	server := testdeps.Redis(t)
+	cfg := DefaultConfig()
+	cfg.Addr, cfg.PoolSize, cfg.PoolIdle = server.Addr, 1, 1
+	r := openConfig(t, cfg)
+	if err := r.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	server.Pause()
+	one := []presence.Session{{ID: 1, Mid: 1, Key: "k"}}
+
+	start := time.Now()
+	deadline, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := r.Connect(deadline, node("a"), one); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("connect with a deadline: %v", err)
+	}
+	// The second call waits for the only connection of the pool.
+	canceled, cancel := context.WithCancel(t.Context())
+	var calls sync.WaitGroup
+	for range 2 {
+		calls.Go(func() {
+			if _, err := r.Locate(canceled, []presence.Query{{Keys: []string{"k"}}}); !errors.Is(err, context.Canceled) {
+				t.Errorf("locate with a canceled context: %v", err)
+			}
+		})
+	}
+	time.AfterFunc(50*time.Millisecond, cancel)
+	calls.Wait()
+	if took := time.Since(start); took > cfg.ReadTimeout {
+		t.Errorf("ended contexts held the calls for %v", took)
+	}
+
+	start = time.Now()
+	err := r.Ping(t.Context()) // no deadline but the configured one
+	if netErr := net.Error(nil); !errors.As(err, &netErr) || !netErr.Timeout() {
+		t.Errorf("ping: %v, want a timeout", err)
+	}
+	if took := time.Since(start); took < cfg.ReadTimeout/2 || took > 5*cfg.ReadTimeout {
+		t.Errorf("ping failed after %v, want about %v", took, cfg.ReadTimeout)
+	}
+
+	server.Resume()
+	if err := useAll(t.Context(), r, nodeOf{node("a"), 2}); err != nil {
+		t.Errorf("after the freeze: %v", err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := r.Ping(t.Context()); err == nil {
+		t.Error("a closed registry answers")
+	}
+	noRedigoGoroutines(t)
+}
+
+// noRedigoGoroutines waits until the readers of abandoned connections are gone.
+func noRedigoGoroutines(t *testing.T) {
+	t.Helper()
+	var stacks string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+		buf := make([]byte, 1<<20)
+		stacks = string(buf[:runtime.Stack(buf, true)])
+		if !strings.Contains(stacks, "redigo") {
+			return
+		}
+	}
+	t.Errorf("goroutines are left:\n%s", stacks)
+}
+
+func TestCheckIdle(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	pair := func() (ours, theirs net.Conn) {
+		ours, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs, err = listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ours.Close(); theirs.Close() })
+		return ours, theirs
+	}
+	await := func(conn net.Conn) (err error) {
+		for deadline := time.Now().Add(10 * time.Second); err == nil && time.Now().Before(deadline); runtime.Gosched() {
+			err = checkIdle(conn)
+		}
+		return err
+	}
+	healthy, _ := pair()
+	if err := checkIdle(healthy); err != nil {
+		t.Errorf("healthy connection: %v", err)
+	}
+	closed, theirs := pair()
+	theirs.Close()
+	if err := await(closed); !errors.Is(err, io.EOF) {
+		t.Errorf("closed by the other side: %v", err)
+	}
+	talking, theirs := pair()
+	if _, err := theirs.Write([]byte("-ERR go away\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := await(talking); err == nil {
+		t.Error("unexpected data was not noticed")
+	}
+	ours, _ := pair()
+	ours.Close()
+	if err := checkIdle(ours); err == nil {
+		t.Error("closed by us was not noticed")
+	}
+}
