@@ -11,9 +11,9 @@ parts=(redis kafka discovery browser npm-ws)
 servers=(redis kafka discovery)
 ws_version=8.23.0
 
-# shellcheck source=deps/install.bash
+# shellcheck source-path=SCRIPTDIR source=deps/install.bash
 source "$recipes/install.bash"
-# shellcheck source=deps/serve.bash
+# shellcheck source-path=SCRIPTDIR source=deps/serve.bash
 source "$recipes/serve.bash"
 
 usage() {

@@ -108,7 +108,7 @@ await() {
 until_ready() {
   local server=$1 dir=$2 port deadline=$((SECONDS + ready_within))
   port=$(<"$dir/$server.port")
-  while ! "ready_$server" "$port" 2>/dev/null; do
+  while ! "ready_$server" "$port" "$dir/$server.log" 2>/dev/null; do
     still_ours "$dir" "$server" && ((SECONDS < deadline)) || return 1
     sleep 0.05
   done
@@ -123,8 +123,10 @@ ask() { # ask PORT REQUEST BYTES: at most BYTES of the answer
 ready_redis() { [[ $(ask "$1" 'PING\r\n' 5) == +PONG ]]; }
 
 # Metadata v1 of no topic, client id null: bytes 9 to 12 of the answer count the
-# brokers that take requests.
+# brokers that take requests. With the log line, too: a broker on old data
+# answers from old metadata before it leads its partitions again.
 ready_kafka() {
+  grep -q "Kafka Server started" "$2" || return
   local request='\x00\x00\x00\x0e\x00\x03\x00\x01\x00\x00\x00\x07\xff\xff\x00\x00\x00\x00'
   [[ $(ask "$1" "$request" 12 | od -An -v -tx1 | tr -d ' \n') == *0000000700000001 ]]
 }
@@ -199,7 +201,8 @@ guard() {
     esac
   done
   for pid in "${!started[@]}"; do
-    ! same_process "$pid" "${started[$pid]}" || kill -KILL "$pid" 2>/dev/null || true
+    # The process leads a group; its children go with it.
+    ! same_process "$pid" "${started[$pid]}" || kill -KILL -- "-$pid" 2>/dev/null || true
   done
   for pid in "${!started[@]}"; do
     while same_process "$pid" "${started[$pid]}"; do sleep 0.01; done
