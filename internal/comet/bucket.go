@@ -1,0 +1,359 @@
+package comet
+
+import (
+	"context"
+	"net/netip"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/perseid-im/perseid/pkg/mailbox"
+	"github.com/perseid-im/perseid/pkg/wheel"
+)
+
+// Bucket is all that one event loop owns: sessions, rooms and deadlines. Only
+// its loop touches it, so nothing in it is locked; others leave commands in
+// its mailboxes. There are two, so that a backlog of pushes cannot hold up
+// the answers that handshakes wait for.
+type Bucket struct {
+	gateway *Gateway
+	loop    Loop
+	index   uint8
+
+	pushes    *mailbox.Mailbox[*bucketBatch]
+	control   *mailbox.Mailbox[func(*Bucket)]
+	scheduled atomic.Bool // a turn is on its way to the loop
+	ticked    atomic.Bool
+	again     chan struct{} // asks for another turn after the loop has looked at its sockets
+
+	slots   []slot
+	free    []uint32 // slots without a session
+	rooms   map[string]*Room
+	wheel   *wheel.Wheel[*Session]
+	walking []*Room // rooms with rounds, served in turn
+	alls    []*allWalk
+	backlog int // bytes of rounds
+	dirty   []*Session
+	sent    []*packets // free again after the flush
+	spare   []*packets
+	buffers [][]byte
+	batches []*bucketBatch
+	calls   []func(*Bucket)
+	renew   uint32 // next slot to renew the location of
+	nowMS   int64
+}
+
+type slot struct {
+	s   *Session
+	gen uint32
+}
+
+// Bounds of one turn. A turn that has more to do asks for another one, and
+// the loop looks at its sockets in between.
+const (
+	turnCalls   = 512
+	turnBatches = 64
+	walkChunk   = 128 // writes for one room before the next room has its turn
+)
+
+const (
+	wheelTickMS = 100
+	wheelSlots  = 512
+)
+
+// NewBucket makes the bucket of a loop. It must be called before the loop's
+// first connection is opened; there are at most 256.
+func (g *Gateway) NewBucket(loop Loop) (*Bucket, error) {
+	b := &Bucket{
+		gateway: g,
+		loop:    loop,
+		again:   make(chan struct{}, 1),
+		rooms:   map[string]*Room{},
+		nowMS:   g.nowMS(),
+	}
+	b.wheel = wheel.New[*Session](wheelTickMS, wheelSlots, b.nowMS)
+	var err error
+	if b.pushes, err = mailbox.New[*bucketBatch](4096, g.cfg.BacklogBytes, b.wake); err != nil {
+		return nil, err
+	}
+	// The control mailbox is bounded by what it answers: one call per session
+	// and a few per tick.
+	if b.control, err = mailbox.New[func(*Bucket)](1, 1, b.wake); err != nil {
+		return nil, err
+	}
+	if err := g.addBucket(b); err != nil {
+		return nil, err
+	}
+	g.running.Go(b.yield)
+	return b, nil
+}
+
+// wake asks the loop for a turn; calls before that turn has begun are one.
+func (b *Bucket) wake() {
+	if b.scheduled.CompareAndSwap(false, true) {
+		b.loop.Execute(b.turn)
+	}
+}
+
+// yield turns "again" into a wake-up from outside the loop. A task that a
+// loop gives itself runs before the loop looks at its sockets, so a long
+// broadcast would starve reads and accepts.
+func (b *Bucket) yield() {
+	for {
+		select {
+		case <-b.again:
+			b.wake()
+		case <-b.gateway.stopped:
+			return
+		}
+	}
+}
+
+// post runs fn on the loop, after what was posted before.
+func (b *Bucket) post(fn func(*Bucket)) {
+	_ = b.control.Force(fn) // refused only after Close, when no session is left
+}
+
+// turn does what waits, in bounded steps.
+func (b *Bucket) turn() {
+	b.scheduled.Store(false)
+	b.nowMS = b.gateway.nowMS()
+	more := false
+
+	b.calls, more = b.control.Drain(b.calls[:0], turnCalls)
+	for i, fn := range b.calls {
+		b.protect(nil, func() { fn(b) })
+		b.calls[i] = nil
+	}
+	if b.ticked.Swap(false) {
+		b.wheel.Advance(b.nowMS, func(s *Session) { b.protect(s, func() { b.deadline(s) }) })
+		b.paceAlls()
+	}
+	if b.backlog < b.gateway.cfg.BacklogBytes {
+		var left bool
+		b.batches, left = b.pushes.Drain(b.batches[:0], turnBatches)
+		more = more || left
+		for i, batch := range b.batches {
+			b.protect(nil, func() { b.apply(batch) })
+			batch.d.release()
+			b.batches[i] = nil
+		}
+	} else {
+		more = true
+	}
+	b.flush()
+	if b.walkAll() {
+		more = true
+	}
+	b.flush()
+	if more {
+		select {
+		case b.again <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// walkAll gives every room with a round its share of the turn's writes.
+func (b *Bucket) walkAll() (more bool) {
+	budget := b.gateway.cfg.TurnWrites
+	for budget > 0 && len(b.walking) > 0 {
+		r := b.walking[0]
+		n := 0
+		b.protect(nil, func() { n = b.walk(r, min(budget, walkChunk)) })
+		budget -= max(n, 1)
+		copy(b.walking, b.walking[1:])
+		last := len(b.walking) - 1
+		if len(r.rounds) > 0 {
+			b.walking[last] = r
+		} else {
+			b.walking[last] = nil
+			b.walking = b.walking[:last]
+			r.listed = false
+		}
+	}
+	b.walkAlls(max(budget, walkChunk))
+	return len(b.walking) > 0 || b.allsReady()
+}
+
+// Protect runs a handler of a session: a panic in it closes that session, not
+// the process.
+func (b *Bucket) Protect(s *Session, fn func()) { b.protect(s, fn) }
+
+func (b *Bucket) protect(s *Session, fn func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			b.gateway.stats.panicked()
+			b.gateway.log.Error("panic on an event loop", "panic", r, "stack", string(debug.Stack()))
+			if s != nil && s.state != closed {
+				b.Close(s, Internal)
+			}
+		}
+	}()
+	fn()
+}
+
+// Open starts the session of a new connection. It returns nil when the node
+// is full or draining: the caller closes the connection.
+func (b *Bucket) Open(conn Conn, framing Framing, ip netip.Addr) *Session {
+	g := b.gateway
+	if !g.admit(ip) {
+		return nil
+	}
+	var at uint32
+	if n := len(b.free); n > 0 {
+		at = b.free[n-1]
+		b.free = b.free[:n-1]
+	} else {
+		at = uint32(len(b.slots))
+		b.slots = append(b.slots, slot{})
+	}
+	sl := &b.slots[at]
+	sl.gen = (sl.gen + 1) & genMask
+	if sl.gen == 0 {
+		sl.gen = 1
+	}
+	s := &Session{conn: conn, bucket: b, id: sessionID(b.index, sl.gen, at), framing: framing, ip: ip}
+	s.timer.Value = s
+	sl.s = s
+	b.nowMS = g.nowMS()
+	s.deadlineMS = b.nowMS + g.cfg.HandshakeTimeout.Milliseconds()
+	b.wheel.Set(&s.timer, s.deadlineMS)
+	g.stats.opened(framing)
+	return s
+}
+
+// find returns the session with this id, or nil.
+func (b *Bucket) find(id uint64) *Session {
+	_, gen, at := splitID(id)
+	if int(at) >= len(b.slots) || b.slots[at].gen != gen {
+		return nil
+	}
+	return b.slots[at].s
+}
+
+// Close ends a session for a reason; version 2 clients and WebSockets are told.
+func (b *Bucket) Close(s *Session, why Reason) {
+	if s.state == closed {
+		return
+	}
+	if why == SlowConsumer {
+		b.end(s, why)
+		s.conn.Reset()
+		return
+	}
+	b.bye(s, why)
+	b.flushOne(s)
+	if s.state == closed { // the write failed and closed it
+		return
+	}
+	b.end(s, why)
+	s.conn.Close()
+}
+
+// Closed tells the bucket that a connection is gone. The transport calls it
+// once for every session it opened, also when the bucket closed it.
+func (b *Bucket) Closed(s *Session) {
+	if s.state != closed {
+		b.end(s, PeerClosed)
+	}
+}
+
+// end takes a session out of everything.
+func (b *Bucket) end(s *Session, why Reason) {
+	was := s.state
+	s.state = closed
+	g := b.gateway
+	g.stats.closed(why)
+	b.wheel.Stop(&s.timer)
+	b.leaveAll(s)
+	if !s.out.dirty {
+		b.giveBuffer(s.out.buf)
+		s.out.buf, s.out.shared = nil, nil
+	}
+	_, _, at := splitID(s.id)
+	b.slots[at].s = nil
+	b.free = append(b.free, at)
+	g.gone(s.ip)
+	// While logic is asked nobody knows what it will answer: the reply finds
+	// no session and takes the location back.
+	if was == live || was == confirming {
+		g.disconnects.add(s.ref())
+	}
+}
+
+// Flush writes what the handlers of this read event have answered.
+func (b *Bucket) Flush() { b.flush() }
+
+// deadline is called when a session's timer fires.
+func (b *Bucket) deadline(s *Session) {
+	if s.deadlineMS > b.nowMS { // moved since by a heartbeat
+		b.wheel.Set(&s.timer, s.deadlineMS)
+		return
+	}
+	if s.state == live {
+		b.Close(s, HeartbeatTimeout)
+		return
+	}
+	b.Close(s, HandshakeTimeout)
+}
+
+// tick is called by the gateway about every 100 ms.
+func (b *Bucket) tick() {
+	b.ticked.Store(true)
+	b.wake()
+}
+
+// call runs fn on the loop and waits for its end.
+func (b *Bucket) call(ctx context.Context, fn func(*Bucket)) error {
+	done := make(chan struct{})
+	b.post(func(b *Bucket) {
+		defer close(done)
+		fn(b)
+	})
+	select {
+	case <-done:
+		return nil
+	case <-b.gateway.stopped:
+		return context.Canceled
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// renewals returns the next n live sessions in slot order.
+func (b *Bucket) renewals(n int) []SessionRef {
+	var refs []SessionRef
+	for range b.slots {
+		if len(refs) >= n {
+			break
+		}
+		if int(b.renew) >= len(b.slots) {
+			b.renew = 0
+		}
+		if s := b.slots[b.renew].s; s != nil && (s.state == live || s.state == confirming) {
+			refs = append(refs, s.ref())
+		}
+		b.renew++
+	}
+	return refs
+}
+
+// closeSome closes up to n sessions from the end of the table.
+func (b *Bucket) closeSome(n int, why Reason) (left int) {
+	for i := len(b.slots) - 1; i >= 0; i-- {
+		s := b.slots[i].s
+		if s == nil {
+			continue
+		}
+		if n > 0 {
+			n--
+			b.protect(nil, func() { b.Close(s, why) })
+		} else {
+			left++
+		}
+	}
+	return left
+}
+
+func millis(d time.Duration) int64 { return d.Milliseconds() }

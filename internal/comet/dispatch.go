@@ -1,0 +1,253 @@
+package comet
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/perseid-im/perseid/pkg/wire"
+)
+
+// Outcome of one push for one session.
+type Outcome uint8
+
+const (
+	NotHere   Outcome = iota // no such session (any more)
+	Delivered                // in its outbox
+	Filtered                 // the session does not accept the op
+	Slow                     // its outbox is full: dropped, or closed as slow consumer
+	Repeat                   // applied before
+)
+
+// Lane names one ordered stream of pushes: a share of the timelines of a log.
+type Lane struct {
+	Log   string
+	Lane  uint32
+	Lanes uint32
+}
+
+// Push is one message for some targets on this comet; exactly one of
+// Sessions, Room and All is set. Partition and Offset are its place in the
+// log.
+type Push struct {
+	Partition int32
+	Offset    int64
+	Op        wire.Op
+	Body      []byte
+	Sessions  []uint64
+	Room      string
+	All       bool
+	Speed     uint32 // sessions per second of All; 0 = no limit
+}
+
+// PushResult counts the outcomes of a push. Sessions is parallel to
+// Push.Sessions.
+type PushResult struct {
+	Sessions                           []Outcome
+	Delivered, NotHere, Filtered, Slow uint32
+	Repeat                             bool
+}
+
+// Delivery is a batch of pushes on its way to the sessions. Done is closed
+// when every push has an outcome for every target; then Results may be read.
+type Delivery struct {
+	Pushes  []Push
+	Results []PushResult
+	done    chan struct{}
+	pending atomic.Int32
+}
+
+// Done is closed when the results are complete.
+func (d *Delivery) Done() <-chan struct{} { return d.done }
+
+func (d *Delivery) hold() { d.pending.Add(1) }
+
+func (d *Delivery) release() {
+	if d.pending.Add(-1) > 0 {
+		return
+	}
+	for i := range d.Results {
+		r := &d.Results[i]
+		for _, o := range r.Sessions {
+			switch o {
+			case Delivered:
+				r.Delivered++
+			case Filtered:
+				r.Filtered++
+			case Slow:
+				r.Slow++
+			case NotHere:
+				r.NotHere++
+			}
+		}
+	}
+	close(d.done)
+}
+
+func (d *Delivery) count(i int, delivered, notHere, filtered, slow uint32) {
+	r := &d.Results[i]
+	atomic.AddUint32(&r.Delivered, delivered)
+	atomic.AddUint32(&r.NotHere, notHere)
+	atomic.AddUint32(&r.Filtered, filtered)
+	atomic.AddUint32(&r.Slow, slow)
+}
+
+// bucketBatch is the share that one bucket has in a delivery.
+type bucketBatch struct {
+	d     *Delivery
+	units []unit
+}
+
+// unit is one session of a push, or with target -1 a push to a room or all.
+type unit struct {
+	push   int32
+	target int32
+}
+
+// ErrStopped is the answer to pushes after the gateway was closed.
+var ErrStopped = errors.New("comet: stopped")
+
+// guard remembers how far each lane of each partition was applied, so that
+// what a job sends again after a broken stream, a crash or a rebalance is not
+// delivered twice. It is one small entry per (log, lane, partition).
+type guard struct {
+	mu    sync.Mutex
+	lanes map[Lane]*laneGuard
+}
+
+type laneGuard struct {
+	mu      sync.Mutex // held while the pushes of a batch enter the mailboxes: keeps their order
+	applied map[int32]int64
+}
+
+func (g *guard) lane(l Lane) *laneGuard {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	lg := g.lanes[l]
+	if lg == nil {
+		lg = &laneGuard{applied: map[int32]int64{}}
+		g.lanes[l] = lg
+	}
+	return lg
+}
+
+// Dispatch hands pushes of one lane to the loops and returns at once when
+// their mailboxes have room; a full mailbox makes it wait, which is what
+// slows the job down. Batches of one lane are applied in the order of the
+// calls.
+func (g *Gateway) Dispatch(lane Lane, pushes []Push) (*Delivery, error) {
+	d := &Delivery{Pushes: pushes, Results: make([]PushResult, len(pushes)), done: make(chan struct{})}
+	buckets := *g.buckets.Load()
+	batches := make([]bucketBatch, len(buckets))
+	sizes := make([]int, len(buckets))
+
+	lg := g.guard.lane(lane)
+	lg.mu.Lock()
+	defer lg.mu.Unlock()
+	for i := range pushes {
+		p, r := &pushes[i], &d.Results[i]
+		if len(p.Sessions) > 0 {
+			r.Sessions = make([]Outcome, len(p.Sessions))
+		}
+		if applied, ok := lg.applied[p.Partition]; ok && p.Offset <= applied {
+			r.Repeat = true
+			for t := range r.Sessions {
+				r.Sessions[t] = Repeat
+			}
+			continue
+		}
+		if len(p.Sessions) == 0 {
+			for at := range batches {
+				batches[at].units = append(batches[at].units, unit{int32(i), -1})
+				sizes[at] += len(p.Body) + wire.HeaderLen
+			}
+			continue
+		}
+		for t, id := range p.Sessions {
+			loop, _, _ := splitID(id)
+			if int(loop) >= len(batches) {
+				continue // NotHere
+			}
+			units := batches[loop].units
+			if len(units) == 0 || units[len(units)-1].push != int32(i) {
+				sizes[loop] += len(p.Body) + wire.HeaderLen
+			}
+			batches[loop].units = append(units, unit{int32(i), int32(t)})
+		}
+	}
+	d.hold() // this call's own, so that Done cannot come before the last Put
+	defer d.release()
+	for at := range batches {
+		if len(batches[at].units) == 0 {
+			continue
+		}
+		batches[at].d = d
+		d.hold()
+		if err := buckets[at].pushes.Put(g.life, &batches[at], sizes[at]); err != nil {
+			d.release()
+			return nil, ErrStopped
+		}
+	}
+	for i := range pushes {
+		if !d.Results[i].Repeat {
+			lg.applied[pushes[i].Partition] = pushes[i].Offset
+		}
+	}
+	return d, nil
+}
+
+// apply does a bucket's share of a delivery.
+func (b *Bucket) apply(batch *bucketBatch) {
+	d := batch.d
+	run, current := (*packets)(nil), int32(-1)
+	for _, u := range batch.units {
+		p := &d.Pushes[u.push]
+		switch {
+		case u.target >= 0:
+			if u.push != current {
+				run, current = b.takePackets(), u.push
+				run.add(p.Op, p.Body)
+				b.sent = append(b.sent, run)
+			}
+			d.Results[u.push].Sessions[u.target] = b.unicast(p, p.Sessions[u.target], run)
+		case p.All:
+			b.pushAll(d, int(u.push))
+		default:
+			if r := b.rooms[p.Room]; r != nil {
+				b.pushRoom(r, d, int(u.push))
+			}
+		}
+	}
+}
+
+func (b *Bucket) unicast(p *Push, id uint64, run *packets) Outcome {
+	s := b.find(id)
+	if s == nil {
+		b.gateway.stats.missed()
+		return NotHere
+	}
+	if s.state == connecting {
+		// Its ops are not known before logic's answer; it is about to come.
+		return b.hold(p, s)
+	}
+	if !s.accepted(p.Op) {
+		b.gateway.stats.filtered()
+		return Filtered
+	}
+	o := b.push(s, run.encoded(s.form()))
+	b.gateway.stats.outcome(o)
+	return o
+}
+
+// hold keeps a push for a session whose auth is under way. Sessions connect
+// with what they accept in the auth packet, so the op is checked when it has
+// been answered.
+func (b *Bucket) hold(p *Push, s *Session) Outcome {
+	if len(s.held)+1 > maxHeld {
+		b.gateway.stats.outcome(Slow)
+		return Slow
+	}
+	s.held = append(s.held, heldPush{op: p.Op, body: p.Body})
+	b.gateway.stats.outcome(Delivered)
+	return Delivered
+}

@@ -1,0 +1,263 @@
+// Package comet is the edge: it keeps client connections and delivers pushes
+// to them. It knows sessions, rooms and frames; it knows no store, no log and
+// no network library (gnetio, grpcapi and logicclient are its adapters).
+//
+// # Ownership
+//
+// One Bucket owns everything of one event loop: its sessions, rooms and
+// deadlines have no lock, because only the loop touches them. Everybody else
+// leaves commands in the bucket's mailboxes. The Gateway holds what all loops
+// share, and is safe for concurrent use.
+//
+// # Guarantees
+//
+// Pushes of one lane are written in the order of Dispatch; a push that was
+// applied is not applied again (see guard). A slow client, a bad frame or a
+// panic in a handler costs one session. Every session that ends and every
+// push that is not delivered is counted by reason.
+package comet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/perseid-im/perseid/internal/obs"
+)
+
+// Gateway is one comet.
+type Gateway struct {
+	cfg   Config
+	node  Node
+	logic Logic
+	log   *slog.Logger
+	stats *stats
+
+	buckets     atomic.Pointer[[]*Bucket]
+	bucketsMu   sync.Mutex
+	rooms       *RoomIndex
+	guard       guard
+	connects    *batchQueue[ConnectItem]
+	disconnects *batchQueue[SessionRef]
+	draining    atomic.Bool
+	sessions    atomic.Int64
+	maxSessions int64
+
+	infoMu sync.Mutex
+	info   NodeInfo
+	ips    map[netip.Addr]int // sessions per address
+
+	clock   func() time.Time
+	life    context.Context // ends with Close
+	end     context.CancelFunc
+	stopped <-chan struct{} // life.Done()
+	running sync.WaitGroup
+}
+
+// Deps are what a Gateway needs from outside.
+type Deps struct {
+	Logic   Logic
+	Log     *slog.Logger
+	Metrics *obs.Metrics
+	Clock   func() time.Time
+}
+
+// New makes a comet named node. maxSessions is the bound that the open-file
+// limit sets; Config.MaxSessions may lower it.
+func New(cfg Config, node Node, info NodeInfo, maxSessions int, deps Deps) (*Gateway, error) {
+	if p := cfg.Problems(); len(p) > 0 {
+		return nil, fmt.Errorf("comet: %s", p[0])
+	}
+	if node.Name == "" || node.Incarnation == 0 {
+		return nil, errors.New("comet: a node has a name and an incarnation other than 0")
+	}
+	if cfg.MaxSessions > 0 {
+		maxSessions = min(maxSessions, cfg.MaxSessions)
+	}
+	g := &Gateway{
+		cfg: cfg, node: node, info: info, logic: deps.Logic, log: deps.Log, clock: deps.Clock,
+		connects:    newBatchQueue[ConnectItem](cfg.ConnectQueue),
+		disconnects: newBatchQueue[SessionRef](maxSlots),
+		guard:       guard{lanes: map[Lane]*laneGuard{}},
+		ips:         map[netip.Addr]int{},
+		maxSessions: int64(maxSessions),
+	}
+	g.life, g.end = context.WithCancel(context.Background())
+	g.stopped = g.life.Done()
+	g.buckets.Store(&[]*Bucket{})
+	g.stats = newStats(deps.Metrics, g)
+	g.rooms = newRoomIndex(cfg.JoinTimeout, g.stats.unconfirmed.Inc)
+	return g, nil
+}
+
+// Node is this life of the comet.
+func (g *Gateway) Node() Node { return g.node }
+
+// Rooms is the index that jobs watch.
+func (g *Gateway) Rooms() *RoomIndex { return g.rooms }
+
+// SetGRPCAddr sets the address that jobs dial, once it is known.
+func (g *Gateway) SetGRPCAddr(addr string) {
+	g.infoMu.Lock()
+	defer g.infoMu.Unlock()
+	g.info.GRPCAddr = addr
+}
+
+// Start takes the lease of this node, retrying until ctx ends, and starts the
+// workers. The edge must not accept clients before it returned: jobs find a
+// comet by its lease.
+func (g *Gateway) Start(ctx context.Context) error {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		_, err := g.refresh(ctx, nil, nil)
+		if err == nil {
+			break
+		}
+		g.log.Warn("the lease was not taken, trying again", "node", g.node.Name, "error", err, "in", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return fmt.Errorf("comet: lease: %w", err)
+		}
+	}
+	for range g.cfg.ConnectWorkers {
+		g.running.Go(g.connectLoop)
+		g.running.Go(g.disconnectLoop)
+	}
+	g.running.Go(g.leaseLoop)
+	return nil
+}
+
+// Close ends the workers. It gives up the lease first, so that jobs send
+// nothing more, and hands on what is known of ended sessions until ctx ends.
+// The edge must be closed before.
+func (g *Gateway) Close(ctx context.Context) error {
+	if g.life.Err() != nil {
+		return nil
+	}
+	g.connects.close()
+	g.disconnects.close()
+	err := g.logic.Leave(ctx, g.node)
+	if err != nil {
+		err = fmt.Errorf("comet: leave: %w", err)
+	}
+	g.end()
+	for _, b := range *g.buckets.Load() {
+		b.pushes.Close()
+		b.control.Close()
+	}
+	g.running.Wait()
+	return err
+}
+
+// addBucket numbers a bucket and makes it visible to Dispatch.
+func (g *Gateway) addBucket(b *Bucket) error {
+	g.bucketsMu.Lock()
+	defer g.bucketsMu.Unlock()
+	old := *g.buckets.Load()
+	if len(old) > 255 {
+		return errors.New("comet: more than 256 event loops")
+	}
+	b.index = uint8(len(old))
+	next := append(append([]*Bucket(nil), old...), b)
+	g.buckets.Store(&next)
+	return nil
+}
+
+// Tick moves the deadlines; a transport calls it about every 100 ms.
+func (g *Gateway) Tick() {
+	for _, b := range *g.buckets.Load() {
+		b.tick()
+	}
+}
+
+func (g *Gateway) nowMS() int64 { return g.clock().UnixMilli() }
+
+// admit counts a new connection in, unless the node is full or draining.
+func (g *Gateway) admit(ip netip.Addr) bool {
+	if g.draining.Load() {
+		g.stats.refused(Draining)
+		return false
+	}
+	if g.sessions.Add(1) > g.maxSessions {
+		g.sessions.Add(-1)
+		g.stats.refused(Limits)
+		return false
+	}
+	g.infoMu.Lock()
+	g.ips[ip]++
+	g.infoMu.Unlock()
+	return true
+}
+
+func (g *Gateway) gone(ip netip.Addr) {
+	g.sessions.Add(-1)
+	g.infoMu.Lock()
+	if g.ips[ip]--; g.ips[ip] <= 0 {
+		delete(g.ips, ip)
+	}
+	g.infoMu.Unlock()
+}
+
+// Sessions is the number of connections, authenticated or not.
+func (g *Gateway) Sessions() int { return int(g.sessions.Load()) }
+
+// Kick closes sessions and returns at once.
+func (g *Gateway) Kick(ids []uint64, why Reason) {
+	buckets := *g.buckets.Load()
+	for _, id := range ids {
+		if loop, _, _ := splitID(id); int(loop) < len(buckets) {
+			buckets[loop].post(func(b *Bucket) {
+				if s := b.find(id); s != nil {
+					b.Close(s, why)
+				}
+			})
+		}
+	}
+}
+
+// Drain refuses new sessions, hides the node from new clients and closes the
+// sessions paced over the window. It returns when none is left or ctx ended.
+func (g *Gateway) Drain(ctx context.Context, window time.Duration) error {
+	g.draining.Store(true)
+	if _, err := g.refresh(ctx, nil, nil); err != nil {
+		g.log.Warn("could not tell that this node drains", "error", err)
+	}
+	const step = 50 * time.Millisecond
+	steps := max(int(window/step), 1)
+	share := (g.Sessions() + steps - 1) / steps
+	ticker := time.NewTicker(step)
+	defer ticker.Stop()
+	for left := g.Sessions(); left > 0; left = g.Sessions() {
+		buckets := *g.buckets.Load()
+		for _, b := range buckets {
+			n := max(share/len(buckets), 1)
+			if err := b.call(ctx, func(b *Bucket) { b.closeSome(n, Draining) }); err != nil {
+				return fmt.Errorf("comet: drain: %d sessions left: %w", g.Sessions(), err)
+			}
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("comet: drain: %d sessions left: %w", g.Sessions(), ctx.Err())
+		}
+	}
+	return nil
+}
+
+// StartDrain begins a drain in the background and returns the number of
+// sessions; a drain that is under way goes on.
+func (g *Gateway) StartDrain(window time.Duration) int {
+	if g.draining.CompareAndSwap(false, true) {
+		g.running.Go(func() {
+			if err := g.Drain(g.life, window); err != nil {
+				g.log.Warn("drain", "error", err)
+			}
+		})
+	}
+	return g.Sessions()
+}

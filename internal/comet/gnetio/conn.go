@@ -1,0 +1,249 @@
+package gnetio
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+
+	"github.com/panjf2000/gnet/v2"
+
+	"github.com/perseid-im/perseid/internal/comet"
+	"github.com/perseid-im/perseid/pkg/wire"
+	"github.com/perseid-im/perseid/pkg/ws"
+)
+
+// maxHandshakeBytes bounds the head of a WebSocket handshake.
+const maxHandshakeBytes = 8 << 10
+
+// connection ties a gnet connection to its session. It belongs to the loop.
+type connection struct {
+	server  *Server
+	gc      gnet.Conn
+	bucket  *comet.Bucket
+	session *comet.Session
+	ws      *webSocket // nil on TCP
+}
+
+// webSocket is the part of a connection that only WebSocket has.
+type webSocket struct {
+	reader   ws.Reader
+	upgraded bool
+	cookie   string
+	rest     []byte // packets of a message behind one that paused the session
+}
+
+// OnOpen starts a session, or refuses the connection.
+func (s *Server) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
+	b, err := s.bucket(gc.EventLoop())
+	if err != nil {
+		s.log.Error("no bucket for an event loop", "error", err)
+		return nil, gnet.Close
+	}
+	c := &connection{server: s, gc: gc, bucket: b}
+	framing := comet.Stream
+	if s.ws.IsValid() && localPort(gc) == s.ws.Port() {
+		framing = comet.WebSocket
+		c.ws = &webSocket{}
+		c.ws.reader.Init(wire.HeaderLen + wire.MaxBodyV1)
+	}
+	c.session = b.Open(c, framing, remoteIP(gc))
+	if c.session == nil {
+		return nil, gnet.Close
+	}
+	gc.SetContext(c)
+	return nil, gnet.None
+}
+
+func localPort(gc gnet.Conn) uint16 {
+	if a, ok := gc.LocalAddr().(*net.TCPAddr); ok {
+		return uint16(a.Port)
+	}
+	return 0
+}
+
+func remoteIP(gc gnet.Conn) netip.Addr {
+	if a, ok := gc.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// OnClose ends the session.
+func (s *Server) OnClose(gc gnet.Conn, _ error) gnet.Action {
+	if c, ok := gc.Context().(*connection); ok {
+		c.bucket.Protect(nil, func() { c.bucket.Closed(c.session) })
+	}
+	return gnet.None
+}
+
+// OnTraffic hands what came to the session.
+func (s *Server) OnTraffic(gc gnet.Conn) gnet.Action {
+	c, ok := gc.Context().(*connection)
+	if !ok {
+		return gnet.Close
+	}
+	s.read(c)
+	c.bucket.Flush()
+	return gnet.None
+}
+
+func (s *Server) read(c *connection) {
+	c.bucket.Protect(c.session, func() {
+		if c.ws != nil {
+			s.readWebSocket(c)
+			return
+		}
+		s.readStream(c)
+	})
+	if c.session.Closed() || !c.session.Paused() {
+		return
+	}
+	// A paused session answers later; a client that goes on sending meanwhile
+	// is bounded by what one packet may be.
+	if c.gc.InboundBuffered() > c.session.MaxMessage()+maxHandshakeBytes {
+		c.bucket.Close(c.session, comet.Limits)
+	}
+}
+
+// readStream takes every whole packet that is there.
+func (s *Server) readStream(c *connection) {
+	buf, _ := c.gc.Peek(-1)
+	taken := 0
+	for !c.session.Paused() && !c.session.Closed() {
+		p, n, err := c.session.Decoder().Next(buf[taken:])
+		if err != nil {
+			c.bucket.Malformed(c.session, err)
+			return
+		}
+		if n == 0 {
+			break
+		}
+		taken += n
+		c.bucket.Packet(c.session, p, "")
+	}
+	c.discard(taken)
+}
+
+// readWebSocket takes the handshake, then every whole frame that is there.
+func (s *Server) readWebSocket(c *connection) {
+	buf, _ := c.gc.Peek(-1)
+	taken := 0
+	if !c.ws.upgraded {
+		n, ok := s.upgrade(c, buf)
+		if !ok {
+			return
+		}
+		taken = n
+	}
+	if len(c.ws.rest) > 0 && !c.session.Paused() {
+		rest := c.ws.rest
+		c.ws.rest = nil
+		c.message(rest)
+	}
+	for !c.session.Paused() && !c.session.Closed() {
+		ev, n, err := c.ws.reader.Next(buf[taken:])
+		if err != nil {
+			var pe *ws.ProtocolError
+			if errors.As(err, &pe) {
+				c.bucket.FailWebSocket(c.session, pe.Code, pe.Reason)
+			} else {
+				c.bucket.Malformed(c.session, err)
+			}
+			return
+		}
+		if n == 0 {
+			break
+		}
+		taken += n
+		switch ev.Kind {
+		case ws.KindMessage:
+			c.message(ev.Payload)
+		case ws.KindPing:
+			c.bucket.Control(c.session, ws.OpPong, ev.Payload)
+		case ws.KindClose:
+			c.bucket.PeerClosing(c.session, ev.Code)
+		}
+	}
+	c.discard(taken)
+}
+
+// discard gives consumed bytes back, unless the connection is gone.
+func (c *connection) discard(n int) {
+	if n > 0 && !c.session.Closed() {
+		_, _ = c.gc.Discard(n)
+	}
+}
+
+// upgrade answers the handshake; n is the length of the request.
+func (s *Server) upgrade(c *connection, buf []byte) (n int, ok bool) {
+	h, n, err := ws.ParseHandshake(buf, maxHandshakeBytes)
+	if err == nil && n == 0 {
+		return 0, false
+	}
+	if err == nil && h.Path != s.cfg.WebSocketPath {
+		err = &ws.HandshakeError{Status: http.StatusNotFound, Reason: "the WebSocket path of this server is " + s.cfg.WebSocketPath}
+	}
+	if err != nil {
+		c.Write(ws.AppendHandshakeError(nil, err))
+		c.bucket.Malformed(c.session, err)
+		return 0, false
+	}
+	c.ws.upgraded, c.ws.cookie = true, h.Cookie
+	c.bucket.Upgraded(c.session, ws.AppendUpgrade(nil, h))
+	return n, true
+}
+
+// message hands the packets of one WebSocket message to the session: exactly
+// one in version 1, where goim ignores what follows it, and any number in
+// version 2.
+func (c *connection) message(payload []byte) {
+	for {
+		p, n, err := c.session.Decoder().Next(payload)
+		if err == nil && n == 0 {
+			err = errShortMessage
+		}
+		if err != nil {
+			c.bucket.Malformed(c.session, err)
+			return
+		}
+		c.bucket.Packet(c.session, p, c.ws.cookie)
+		payload = payload[n:]
+		switch {
+		case len(payload) == 0 || c.session.Closed() || c.session.Ver() < wire.V2:
+			return
+		case c.session.Paused():
+			c.ws.rest = append([]byte(nil), payload...)
+			return
+		}
+	}
+}
+
+var errShortMessage = errors.New("gnetio: a WebSocket message ends before its packet does")
+
+// Write implements comet.Conn. gnet buffers what the socket does not take,
+// and closes the connection itself when the write fails.
+func (c *connection) Write(p []byte) { _, _ = c.gc.Write(p) }
+
+// Buffered implements comet.Conn.
+func (c *connection) Buffered() int { return c.gc.OutboundBuffered() }
+
+// Close implements comet.Conn.
+func (c *connection) Close() { _ = c.gc.EventLoop().Close(c.gc) }
+
+// Reset implements comet.Conn: with linger 0 the kernel drops what is unsent.
+func (c *connection) Reset() {
+	_ = c.gc.SetLinger(0)
+	_ = c.gc.EventLoop().Close(c.gc)
+}
+
+// Resume implements comet.Conn. It runs on the loop, outside of a read event.
+func (c *connection) Resume() {
+	if c.ws != nil {
+		c.ws.reader.SetMaxMessage(c.session.MaxMessage())
+		c.ws.cookie = ""
+	}
+	if c.gc.InboundBuffered() > 0 || (c.ws != nil && len(c.ws.rest) > 0) {
+		c.server.read(c)
+	}
+}

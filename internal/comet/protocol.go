@@ -1,0 +1,383 @@
+package comet
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+
+	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/pkg/wire"
+	"github.com/perseid-im/perseid/pkg/ws"
+)
+
+// Packet handles one packet of a client. p aliases the transport's buffer.
+func (b *Bucket) Packet(s *Session, p wire.Packet, cookie string) {
+	switch s.state {
+	case opened:
+		b.auth(s, p, cookie)
+	case live:
+		b.gateway.stats.packetIn()
+		if s.ver >= uint8(wire.V2) {
+			b.alive(s) // any packet keeps a version 2 session; op 2 alone in version 1
+		}
+		b.handle(s, p)
+	}
+}
+
+// Malformed closes a session whose bytes break the protocol.
+func (b *Bucket) Malformed(s *Session, err error) {
+	b.gateway.log.Debug("bad frame", "session", s.id, "error", err)
+	b.Close(s, BadFrame)
+}
+
+// auth starts the authentication; the answer comes back through the mailbox.
+func (b *Bucket) auth(s *Session, p wire.Packet, cookie string) {
+	ver := min(max(p.Ver, wire.V1), wire.V2) // an unknown version gets the highest known one
+	s.ver = uint8(ver)
+	switch {
+	case p.Op != wire.OpAuth:
+		b.Close(s, NotAuthenticated)
+		return
+	case b.gateway.draining.Load():
+		b.Close(s, Draining)
+		return
+	}
+	s.state = connecting
+	s.paused = true
+	s.authSeq = p.Seq
+	item := ConnectItem{Session: s.id, Token: slices.Clone(p.Body), Cookie: cookie, IP: s.ip, Ver: ver}
+	if !b.gateway.connects.add(item) {
+		b.Close(s, LogicUnavailable)
+	}
+}
+
+// connected takes logic's answer.
+func (b *Bucket) connected(id uint64, r ConnectResult) {
+	s := b.find(id)
+	if r.Code == 0 && r.Replaced != 0 {
+		b.gateway.Kick([]uint64{r.Replaced}, Replaced)
+	}
+	if s == nil || s.state != connecting {
+		if r.Code == 0 {
+			b.gateway.disconnects.add(SessionRef{Session: id, Mid: r.Mid, Key: r.Key})
+		}
+		return
+	}
+	if r.Code != 0 {
+		why := ReasonOf(r.Code)
+		if s.ver >= uint8(wire.V2) {
+			b.replyJSON(s, wire.OpAuthReply, s.authSeq, refusal{Code: r.Code, Reason: r.Reason, Reconnect: why.Reconnect()})
+		}
+		b.Close(s, why)
+		return
+	}
+	s.mid, s.key, s.heartbeatMS = r.Mid, r.Key, max(r.HeartbeatMS, 1000)
+	s.accept(r.Accepts)
+	s.state = confirming
+	b.releaseHeld(s)
+	if r.Room == "" {
+		b.activate(s)
+		return
+	}
+	version := b.join(s, r.Room)
+	if b.gateway.rooms.confirmed(version) {
+		b.activate(s)
+		return
+	}
+	b.gateway.rooms.whenConfirmed(version, b.onSession(id, (*Bucket).activate))
+}
+
+// releaseHeld lets pushes that came while logic was asked follow the auth
+// reply, those of them that the session accepts.
+func (b *Bucket) releaseHeld(s *Session) {
+	for _, h := range s.held {
+		if s.accepted(h.op) {
+			run := b.takePackets()
+			run.add(h.op, h.body)
+			b.push(s, run.encoded(s.form()))
+			b.sent = append(b.sent, run)
+		}
+	}
+	s.held = nil
+}
+
+// onSession makes a function that runs fn on the loop if the session is still
+// there.
+func (b *Bucket) onSession(id uint64, fn func(*Bucket, *Session)) func() {
+	return func() {
+		b.post(func(b *Bucket) {
+			if s := b.find(id); s != nil && s.state != closed {
+				fn(b, s)
+			}
+		})
+	}
+}
+
+// activate answers the auth packet and lets pushes through. What was pushed
+// since logic knew the session follows the answer.
+func (b *Bucket) activate(s *Session) {
+	if s.state != confirming {
+		return
+	}
+	held := s.out.buf
+	s.out.buf = nil
+	s.state = live
+	if s.ver >= uint8(wire.V2) {
+		b.replyJSON(s, wire.OpAuthReply, s.authSeq, authReply{
+			Session:   strconv.FormatUint(s.id, 16),
+			Mid:       s.mid,
+			Key:       s.key,
+			Ver:       int16(s.ver),
+			Heartbeat: s.heartbeatMS / 1000,
+			Node:      b.gateway.node.Name,
+		})
+	} else {
+		b.reply(s, wire.Header{Ver: wire.V1, Op: wire.OpAuthReply, Seq: s.authSeq}, nil)
+	}
+	if len(held) > 0 && s.state == live {
+		s.out.buf = append(s.out.buf, held...)
+	}
+	b.giveBuffer(held)
+	b.alive(s)
+	b.resume(s)
+}
+
+func (b *Bucket) alive(s *Session) { s.deadlineMS = b.nowMS + s.heartbeatMS }
+
+func (b *Bucket) resume(s *Session) {
+	s.paused = false
+	if s.state == live {
+		b.wheel.Set(&s.timer, s.deadlineMS)
+		s.conn.Resume()
+	}
+}
+
+// handle answers a packet of a live session (goim-compat 1.6, protocol.md).
+func (b *Bucket) handle(s *Session, p wire.Packet) {
+	v2 := s.ver >= uint8(wire.V2)
+	reply := wire.Header{Ver: p.Ver, Op: p.Op + 1, Seq: p.Seq}
+	switch p.Op {
+	case wire.OpHeartbeat:
+		b.nowMS = b.gateway.nowMS()
+		b.alive(s)
+		if v2 {
+			b.replyJSON(s, reply.Op, p.Seq, heartbeatReply{Online: s.online()})
+			return
+		}
+		b.reply(s, reply, binary.BigEndian.AppendUint32(nil, uint32(s.online())))
+	case wire.OpChangeRoom:
+		b.changeRoom(s, string(p.Body), reply)
+	case wire.OpSub:
+		if ops, err := wire.ParseOps(p.Body); err == nil {
+			s.accept(ops)
+		}
+		b.reply(s, reply, p.Body)
+	case wire.OpUnsub:
+		if ops, err := wire.ParseOps(p.Body); err == nil {
+			s.refuse(ops)
+		}
+		b.reply(s, reply, p.Body)
+	case wire.OpJoin, wire.OpLeave:
+		if v2 {
+			b.joinLeave(s, p, reply)
+			return
+		}
+		b.upstream(s, p)
+	case wire.OpSendMsg, wire.OpSync, wire.OpAck, wire.OpRead, wire.OpHistory:
+		if v2 {
+			b.replyJSON(s, reply.Op, p.Seq, refusal{Code: codeNotSupported, Reason: "not_supported"})
+			return
+		}
+		b.upstream(s, p)
+	default:
+		b.upstream(s, p)
+	}
+}
+
+// upstream answers application packets from clients as goim does with its
+// stock logic, which takes them and does nothing (goim-compat 1.6).
+func (b *Bucket) upstream(s *Session, p wire.Packet) {
+	b.gateway.stats.upstreamIgnored()
+	if s.ver >= uint8(wire.V2) {
+		b.replyJSON(s, p.Op, p.Seq, refusal{Code: codeNotSupported, Reason: "not_supported"})
+		return
+	}
+	var body []byte
+	switch {
+	case p.Op == wire.OpHeartbeatReply:
+		body = binary.BigEndian.AppendUint32(nil, uint32(s.online()))
+	case p.Op == wire.OpRaw && s.framing == Stream:
+		return
+	}
+	b.reply(s, p.Header, body)
+}
+
+// changeRoom leaves every room and joins one; an empty name only leaves. The
+// answer echoes the body, also on failure, as goim does.
+func (b *Bucket) changeRoom(s *Session, key string, reply wire.Header) {
+	if len(key) > message.MaxRoomBytes {
+		b.reply(s, reply, []byte(key))
+		return
+	}
+	if len(s.rooms) == 1 && s.rooms[0].room.key == key {
+		b.reply(s, reply, []byte(key))
+		return
+	}
+	b.leaveAll(s)
+	if key == "" {
+		b.reply(s, reply, nil)
+		return
+	}
+	b.whenConfirmed(s, b.join(s, key), func(b *Bucket, s *Session) { b.reply(s, reply, []byte(key)) })
+}
+
+// whenConfirmed runs fn when the jobs know of a join; until then the client's
+// next packets wait, so that replies keep the order of the requests.
+func (b *Bucket) whenConfirmed(s *Session, version uint64, fn func(*Bucket, *Session)) {
+	if b.gateway.rooms.confirmed(version) {
+		fn(b, s)
+		return
+	}
+	s.paused = true
+	b.gateway.rooms.whenConfirmed(version, b.onSession(s.id, func(b *Bucket, s *Session) {
+		fn(b, s)
+		b.resume(s)
+	}))
+}
+
+// Bodies of version 2 control packets.
+type (
+	authReply struct {
+		Session   string `json:"session"`
+		Mid       int64  `json:"mid"`
+		Key       string `json:"key"`
+		Ver       int16  `json:"ver"`
+		Heartbeat int64  `json:"heartbeat"` // seconds of silence after which the session is closed
+		Node      string `json:"node"`
+	}
+	heartbeatReply struct {
+		Online int32 `json:"online"`
+	}
+	refusal struct {
+		Code      uint16 `json:"code"`
+		Reason    string `json:"reason"`
+		Reconnect bool   `json:"reconnect,omitempty"`
+	}
+	roomsRequest struct {
+		Rooms []string `json:"rooms"`
+	}
+	roomsReply struct {
+		Rooms []roomResult `json:"rooms"`
+	}
+	roomResult struct {
+		Room   string `json:"room"`
+		OK     bool   `json:"ok"`
+		Code   uint16 `json:"code,omitempty"`
+		Reason string `json:"reason,omitempty"`
+	}
+	byeBody struct {
+		Code      uint16 `json:"code"`
+		Reason    string `json:"reason"`
+		Reconnect bool   `json:"reconnect"`
+		RetryMS   int64  `json:"retry_ms,omitempty"`
+		Node      string `json:"node"`
+	}
+)
+
+// Codes inside replies, with the meaning they have in HTTP.
+const (
+	codeBadRequest   = 400
+	codeLimit        = 429
+	codeNotSupported = 501
+)
+
+// joinLeave handles the version 2 ops for many rooms. Every room has its own
+// result.
+func (b *Bucket) joinLeave(s *Session, p wire.Packet, reply wire.Header) {
+	var req roomsRequest
+	if err := json.Unmarshal(p.Body, &req); err != nil || len(req.Rooms) == 0 {
+		b.replyJSON(s, reply.Op, p.Seq, refusal{Code: codeBadRequest, Reason: `body must be {"rooms":["type://id",...]} with one room or more`})
+		return
+	}
+	var out roomsReply
+	var version uint64
+	for _, key := range req.Rooms {
+		result := roomResult{Room: key, OK: true}
+		at := s.roomIndex(key)
+		switch {
+		case p.Op == wire.OpLeave:
+			if at >= 0 {
+				b.leave(s, at)
+			}
+		case at >= 0:
+			version = max(version, s.rooms[at].room.count.version)
+		case message.CheckRoomKey(key) != nil:
+			result = roomResult{Room: key, Code: codeBadRequest, Reason: message.ErrRoomKey.Error()}
+		case len(s.rooms) >= b.gateway.cfg.MaxRooms:
+			result = roomResult{Room: key, Code: codeLimit, Reason: "at most " + strconv.Itoa(b.gateway.cfg.MaxRooms) + " rooms"}
+		default:
+			version = max(version, b.join(s, key))
+		}
+		out.Rooms = append(out.Rooms, result)
+	}
+	b.whenConfirmed(s, version, func(b *Bucket, s *Session) { b.replyJSON(s, reply.Op, reply.Seq, out) })
+}
+
+// bye tells the client why the session ends: a packet in version 2, and a
+// close code on WebSocket in both.
+func (b *Bucket) bye(s *Session, why Reason) {
+	if s.ver >= uint8(wire.V2) {
+		body := byeBody{Code: why.Code(), Reason: why.String(), Reconnect: why.Reconnect(), Node: b.gateway.node.Name}
+		if why.Reconnect() {
+			// Full jitter, so that the sessions of a node do not come back at once.
+			body.RetryMS = 100 + rand.Int64N(max(millis(b.gateway.cfg.DrainWindow), 1000))
+		}
+		b.replyJSON(s, wire.OpBye, 0, body)
+	}
+	if s.upgraded && s.state != closed {
+		s.out.buf = ws.AppendClose(b.own(s), why.Code(), why.String())
+	}
+}
+
+// Upgraded tells that the WebSocket handshake of the session is done; answer
+// is what the client gets for it.
+func (b *Bucket) Upgraded(s *Session, answer []byte) {
+	s.upgraded = true
+	s.out.buf = append(b.own(s), answer...)
+	b.touch(s)
+}
+
+// FailWebSocket closes a session that broke RFC 6455, with the code that the
+// RFC asks for.
+func (b *Bucket) FailWebSocket(s *Session, code uint16, reason string) {
+	if s.state == closed {
+		return
+	}
+	s.out.buf = ws.AppendClose(b.own(s), code, reason)
+	s.upgraded = false // the close frame is written: no second one
+	b.Close(s, BadFrame)
+}
+
+// PeerClosing answers a close frame of the client and ends the session.
+func (b *Bucket) PeerClosing(s *Session, code uint16) {
+	if s.state == closed {
+		return
+	}
+	s.out.buf = ws.AppendClose(b.own(s), code, "")
+	b.flushOne(s)
+	if s.state != closed {
+		b.end(s, PeerClosed)
+		s.conn.Close()
+	}
+}
+
+func (b *Bucket) replyJSON(s *Session, op wire.Op, seq int32, v any) {
+	body, err := json.Marshal(v)
+	if err != nil { // plain structs always marshal
+		b.gateway.log.Error("control body", "op", op, "error", err)
+		return
+	}
+	b.reply(s, wire.Header{Ver: wire.V2, Op: op, Seq: seq}, body)
+}

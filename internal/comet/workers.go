@@ -1,0 +1,164 @@
+package comet
+
+import (
+	"context"
+	"time"
+)
+
+// connectLoop asks logic about the sessions that want to be authenticated.
+func (g *Gateway) connectLoop() {
+	for {
+		items := g.connects.take(g.life, g.cfg.ConnectBatch)
+		if items == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
+		results, err := g.logic.Connect(ctx, g.node, items)
+		cancel()
+		if err == nil && len(results) != len(items) {
+			g.log.Error("logic answered another number of sessions", "asked", len(items), "answered", len(results))
+			results = nil
+		}
+		if err != nil {
+			g.stats.logicFailed("connect", err)
+			results = nil
+		}
+		if results == nil {
+			results = make([]ConnectResult, len(items))
+			for i := range results {
+				// Logic may have recorded them all the same; a location of a
+				// session that is gone answers NotHere and expires.
+				results[i] = ConnectResult{Code: LogicUnavailable.Code(), Reason: "logic did not answer"}
+			}
+		}
+		g.answer(items, results)
+	}
+}
+
+// answer brings results to the loops, one call per loop.
+func (g *Gateway) answer(items []ConnectItem, results []ConnectResult) {
+	type answer struct {
+		id     uint64
+		result ConnectResult
+	}
+	buckets := *g.buckets.Load()
+	byLoop := make([][]answer, len(buckets))
+	for i := range items {
+		loop, _, _ := splitID(items[i].Session)
+		byLoop[loop] = append(byLoop[loop], answer{items[i].Session, results[i]})
+	}
+	for loop, answers := range byLoop {
+		if len(answers) == 0 {
+			continue
+		}
+		buckets[loop].post(func(b *Bucket) {
+			for _, a := range answers {
+				b.protect(b.find(a.id), func() { b.connected(a.id, a.result) })
+			}
+		})
+	}
+}
+
+// disconnectLoop tells logic of ended sessions. It tries again until logic
+// answers or the comet ends: what is never told becomes void with the lease.
+func (g *Gateway) disconnectLoop() {
+	for {
+		refs := g.disconnects.take(g.life, g.cfg.ConnectBatch)
+		if refs == nil {
+			return
+		}
+		for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+			ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
+			err := g.logic.Disconnect(ctx, g.node, refs)
+			cancel()
+			if err == nil || g.life.Err() != nil {
+				break
+			}
+			g.stats.logicFailed("disconnect", err)
+			select {
+			case <-time.After(wait):
+			case <-g.stopped:
+			}
+		}
+	}
+}
+
+// leaseLoop renews the lease, the locations of some sessions each time, and
+// exchanges room counts.
+func (g *Gateway) leaseLoop() {
+	ticker := time.NewTicker(g.cfg.LeaseInterval)
+	defer ticker.Stop()
+	var roomsDue time.Time
+	for {
+		select {
+		case <-ticker.C:
+		case <-g.stopped:
+			return
+		}
+		ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
+		share := float64(g.cfg.LeaseInterval) / float64(g.cfg.RenewPeriod)
+		refs, err := g.collect(ctx, share)
+		var rooms map[string]int32
+		if now := g.clock(); err == nil && !now.Before(roomsDue) {
+			rooms = g.rooms.counts()
+			roomsDue = now.Add(g.cfg.OnlineInterval - g.cfg.LeaseInterval/2)
+		}
+		var reply RefreshReply
+		if err == nil {
+			reply, err = g.refresh(ctx, refs, rooms)
+		}
+		cancel()
+		if err != nil {
+			g.stats.logicFailed("refresh", err)
+			continue
+		}
+		g.rooms.setCluster(reply.Rooms)
+		if reply.Resync {
+			g.resync()
+		}
+	}
+}
+
+// collect returns the share of the live sessions whose turn it is.
+func (g *Gateway) collect(ctx context.Context, share float64) ([]SessionRef, error) {
+	var refs []SessionRef
+	for _, b := range *g.buckets.Load() {
+		var some []SessionRef
+		if err := b.call(ctx, func(b *Bucket) {
+			some = b.renewals(int(float64(len(b.slots)-len(b.free))*share) + 1)
+		}); err != nil {
+			return nil, err
+		}
+		refs = append(refs, some...)
+	}
+	return refs, nil
+}
+
+// resync reports every session: the registry has lost this node's lease, so
+// it may have lost the locations too.
+func (g *Gateway) resync() {
+	ctx, cancel := context.WithTimeout(g.life, time.Minute)
+	defer cancel()
+	refs, err := g.collect(ctx, 1)
+	g.log.Warn("the lease was lost: reporting all sessions again", "sessions", len(refs))
+	for len(refs) > 0 && err == nil {
+		n := min(len(refs), 1000)
+		call, cancelCall := context.WithTimeout(ctx, g.cfg.LogicTimeout)
+		_, err = g.refresh(call, refs[:n], nil)
+		cancelCall()
+		refs = refs[n:]
+	}
+	if err != nil {
+		g.stats.logicFailed("resync", err)
+	}
+}
+
+func (g *Gateway) refresh(ctx context.Context, refs []SessionRef, rooms map[string]int32) (RefreshReply, error) {
+	g.infoMu.Lock()
+	info := g.info
+	info.IPCount = int64(len(g.ips))
+	g.infoMu.Unlock()
+	info.ConnCount = int64(g.Sessions())
+	info.Offline = info.Offline || g.draining.Load()
+	return g.logic.Refresh(ctx, g.node, Refresh{Info: info, Sessions: refs, Rooms: rooms})
+}
