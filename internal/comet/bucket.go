@@ -133,15 +133,18 @@ func (b *Bucket) turn() {
 		var left bool
 		b.batches, left = b.pushes.Drain(b.batches[:0], turnBatches)
 		more = more || left
-		for i, batch := range b.batches {
+		for _, batch := range b.batches {
 			b.protect(nil, func() { b.apply(batch) })
-			batch.d.release()
-			b.batches[i] = nil
 		}
 	} else {
+		b.batches = b.batches[:0]
 		more = true
 	}
 	b.flush()
+	for i, batch := range b.batches {
+		batch.d.release()
+		b.batches[i] = nil
+	}
 	if b.walkAll() {
 		more = true
 	}

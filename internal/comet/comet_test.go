@@ -450,6 +450,7 @@ func TestHeartbeatTellsTheClusterCount(t *testing.T) {
 
 func TestPanicCostsOneSession(t *testing.T) {
 	f := newFixture(t, 1, nil)
+	f.panics = 1
 	victim := f.connect(f.buckets[0], 1, `{"key":"victim"}`)
 	other := f.connect(f.buckets[0], 1, `{"key":"other"}`)
 	f.on(victim.bucket, func() { victim.bucket.Protect(victim.session, func() { panic("handler") }) })

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -169,7 +168,7 @@ type fixture struct {
 	now     time.Time
 	lane    Lane
 	offset  int64
-	logs    bytes.Buffer
+	panics  uint64 // expected
 }
 
 func newFixture(t testing.TB, loops int, change func(*Config)) *fixture {
@@ -182,7 +181,7 @@ func newFixture(t testing.TB, loops int, change func(*Config)) *fixture {
 	}
 	f := &fixture{t: t, logic: &testLogic{keys: map[string]uint64{}}, now: time.Unix(1_700_000_000, 0), lane: Lane{Log: "push/1", Lanes: 1}}
 	g, err := New(cfg, Node{Name: "comet-1", Incarnation: 7}, NodeInfo{}, 1000, Deps{
-		Logic: f.logic, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: obs.NewMetrics(), Clock: f.clock,
+		Logic: f.logic, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Metrics: obs.NewMetrics(), Clock: f.clock,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -212,6 +211,9 @@ func newFixture(t testing.TB, loops int, change func(*Config)) *fixture {
 		defer cancel()
 		if err := g.Close(ctx); err != nil {
 			t.Error(err)
+		}
+		if n := g.stats.panics.Value(); n != f.panics {
+			t.Errorf("%d panics on the loops, want %d", n, f.panics)
 		}
 		for _, end := range ends {
 			end()

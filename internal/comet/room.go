@@ -94,8 +94,10 @@ func (b *Bucket) leaveAll(s *Session) {
 func (r *Room) remove(pos int) {
 	n := len(r.members)
 	if pos < r.cursor {
-		r.place(pos, r.members[r.cursor-1])
 		r.cursor--
+		if pos < r.cursor {
+			r.place(pos, r.members[r.cursor])
+		}
 		pos = r.cursor
 	}
 	if pos < n-1 {
