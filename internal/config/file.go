@@ -65,26 +65,39 @@ func (t *tree) syntaxProblem(name string, data []byte, err error) Problem {
 	if p.Message == "" {
 		p.Message = "not TOML"
 	}
-	// The library repeats the bytes it stumbled over.
-	for _, line := range around(data, syntax.Position.Line) {
-		key, _, _ := strings.Cut(line, "=")
-		key = strings.Trim(key[strings.LastIndexByte(key, '.')+1:], " \t\"'")
-		for _, l := range t.leaves {
-			if l.secret && l.key[strings.LastIndexByte(l.key, '.')+1:] == fold(key) {
-				p.Message = "not TOML near a secret, so without details"
-			}
-		}
+	// The library repeats the words it stumbled over.
+	if t.secretAt(data, syntax.Position.Line) {
+		p.Message = "not TOML near a secret, so without details"
 	}
 	return p
 }
 
-// around gives the given line, counted from 1, and the one before it.
-func around(data []byte, line int) []string {
+// secretAt tells whether the given line, counted from 1, may belong to the
+// value of a secret. The file is not TOML, so it goes by the looks: the nearest
+// line from there upwards that sets a known key decides.
+func (t *tree) secretAt(data []byte, line int) bool {
 	lines := strings.Split(string(data), "\n")
-	if line < 1 || line > len(lines) {
-		return nil
+	for i := min(line, len(lines)) - 1; i >= 0; i-- {
+		key, _, ok := strings.Cut(lines[i], "=")
+		if !ok {
+			continue
+		}
+		name := fold(strings.Trim(key[strings.LastIndexByte(key, '.')+1:], " \t\"'"))
+		known := false
+		for _, l := range t.leaves {
+			if l.key[strings.LastIndexByte(l.key, '.')+1:] != name {
+				continue
+			}
+			if l.secret {
+				return true
+			}
+			known = true
+		}
+		if known {
+			return false
+		}
 	}
-	return lines[max(0, line-2):line]
+	return false
 }
 
 type fileReader struct {

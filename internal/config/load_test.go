@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -160,7 +161,7 @@ bind = ["a"]
 bind2 = ["a"]
 [auth]
 token = 17
-pasword = "hunter2"
+pasword = "huntertwo"
 [labels]
 zone = "ok"
 bad = ["x",
@@ -216,6 +217,40 @@ func TestSemanticProblemNamesItsSource(t *testing.T) {
 		t.Fatalf("got %v, want %s", err, want)
 	}
 }
+
+// A problem is one line, whatever the values and messages contain, and told once.
+func TestProblemsAreOneLineEach(t *testing.T) {
+	cfg := struct {
+		Outer nosy `toml:"outer"`
+	}{}
+	cfg.Outer.Inner.A = "x\ny"
+	err := Load(&cfg, Options{Sets: []string{"a\nb=1"}})
+	want := `config: 2 problems
+  -set: unknown key a\nb
+  default: outer.inner.a = "x\ny": not\nallowed`
+	if err == nil || err.Error() != want {
+		t.Fatalf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+// nosy checks its nested section itself, as the loader does.
+type nosy struct {
+	Inner inner `toml:"inner"`
+}
+
+func (n *nosy) Problems() []string {
+	var p []string
+	for _, line := range n.Inner.Problems() {
+		p = append(p, "inner."+line)
+	}
+	return p
+}
+
+type inner struct {
+	A string `toml:"a"`
+}
+
+func (i *inner) Problems() []string { return []string{fmt.Sprintf("a = %q: not\nallowed", i.A)} }
 
 func TestSuggestionForKeyInWrongSection(t *testing.T) {
 	cfg := defaults()
@@ -291,16 +326,17 @@ func TestSecretsStayOutOfErrors(t *testing.T) {
 		file string
 		opts Options
 	}{
-		"syntax":          {file: "[auth]\ntoken = hunter2\n"},
-		"syntax, dotted":  {file: "auth.token = hunter2\n"},
-		"syntax, after":   {file: "[auth]\ntoken = 'x' hunter2\n"},
-		"wrong type":      {file: "[auth]\ntokens = 'hunter2'\n"},
-		"misspelled":      {file: "[auth]\ntokem = 'hunter2'\n"},
-		"misspelled env":  {opts: Options{Env: []string{"PERSEID_AUTH_TOKEM=hunter2"}}},
-		"misspelled set":  {opts: Options{Sets: []string{"auth.tokem=hunter2"}}},
-		"set without key": {opts: Options{Sets: []string{"hunter2"}}},
-		"validation":      {opts: Options{Sets: []string{"auth.token=weak: hunter2"}}},
-		"validation env":  {opts: Options{Env: []string{"PERSEID_AUTH_TOKEN=weak = hunter2"}}},
+		"syntax":          {file: "[auth]\ntoken = huntertwo\n"},
+		"syntax, dotted":  {file: "auth.token = huntertwo\n"},
+		"syntax, after":   {file: "[auth]\ntoken = 'x' huntertwo\n"},
+		"syntax, in list": {file: "[auth]\ntokens = [\n 'a',\n huntertwo,\n]\n"},
+		"wrong type":      {file: "[auth]\ntokens = 'huntertwo'\n"},
+		"misspelled":      {file: "[auth]\ntokem = 'huntertwo'\n"},
+		"misspelled env":  {opts: Options{Env: []string{"PERSEID_AUTH_TOKEM=huntertwo"}}},
+		"misspelled set":  {opts: Options{Sets: []string{"auth.tokem=huntertwo"}}},
+		"set without key": {opts: Options{Sets: []string{"huntertwo"}}},
+		"validation":      {opts: Options{Sets: []string{"auth.token=weak: huntertwo"}}},
+		"validation env":  {opts: Options{Env: []string{"PERSEID_AUTH_TOKEN=weak = huntertwo"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.file != "" {
@@ -311,7 +347,7 @@ func TestSecretsStayOutOfErrors(t *testing.T) {
 			if err == nil {
 				t.Fatal("no error")
 			}
-			if strings.Contains(err.Error(), "hunter2") {
+			if strings.Contains(err.Error(), "huntertwo") {
 				t.Fatalf("leaked: %v", err)
 			}
 		})

@@ -149,9 +149,18 @@ func clip(s string) string {
 
 // oneLine keeps a problem on its line: control characters become escapes.
 func oneLine(s string) string {
-	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+	control := func(r rune) bool { return r < ' ' || r == 0x7f }
+	if !strings.ContainsFunc(s, control) {
 		return s
 	}
-	q := quote(s)
-	return q[1 : len(q)-1]
+	var b strings.Builder
+	for _, r := range s {
+		if control(r) {
+			q := quote(string(r))
+			b.WriteString(q[1 : len(q)-1])
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
