@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"unicode/utf8"
 
 	"github.com/perseid-im/perseid/internal/message"
@@ -67,7 +68,7 @@ func (c *Core) appendOne(ctx context.Context, op int32, flags message.Flags, bod
 	var known chan []TargetState
 	if states {
 		known = make(chan []TargetState, 1)
-		go func() { known <- c.states(ctx, targets) }()
+		go func() { known <- c.safeStates(ctx, targets) }()
 	}
 	m := message.Message{ID: id, Op: op, Flags: flags, AcceptedMS: nowMS, Body: body}
 	err = c.appendWithin(ctx, m, targets)
@@ -163,12 +164,31 @@ func checkRoom(roomKey string) error {
 	return nil
 }
 
-// states tells what is known about targets, within the state deadline.
-func (c *Core) states(ctx context.Context, targets []message.Target) []TargetState {
+// safeStates keeps a panic in its goroutine from ending the process; the
+// transports catch only those in theirs.
+func (c *Core) safeStates(ctx context.Context, targets []message.Target) (result []TargetState) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.logger.Error("panic while reading states", "panic", p, "stack", string(debug.Stack()))
+			result = unknown(targets)
+		}
+	}()
+	return c.states(ctx, targets)
+}
+
+func unknown(targets []message.Target) []TargetState {
 	result := make([]TargetState, len(targets))
-	var q presence.Query
 	for i, t := range targets {
 		result[i] = TargetState{t, Unknown}
+	}
+	return result
+}
+
+// states tells what is known about targets, within the state deadline.
+func (c *Core) states(ctx context.Context, targets []message.Target) []TargetState {
+	result := unknown(targets)
+	var q presence.Query
+	for i, t := range targets {
 		switch t.Kind {
 		case message.Key:
 			q.Keys = append(q.Keys, t.Name)

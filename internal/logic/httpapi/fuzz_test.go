@@ -1,0 +1,86 @@
+package httpapi_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/perseid-im/perseid/internal/logic"
+	"github.com/perseid-im/perseid/internal/logic/httpapi"
+	"github.com/perseid-im/perseid/internal/message"
+)
+
+// FuzzQuery feeds parameters to every goim route and a body to /v1/push: no
+// panic, goim's envelope with one of goim's codes on its routes, and a reason
+// on ours.
+func FuzzQuery(f *testing.F) {
+	f.Add("operation=1000&keys=a&keys=b&mids=1&type=live&room=1&rooms=1&limit=5&speed=1&platform=web", `{"op":1,"body":"x","targets":[{"mid":1}]}`)
+	f.Add("operation=abc", `{"op":1,"body_base64":"AP8=","targets":[{"all":true,"speed":1},{"key":"k"},{"room":"a://b"}]}`)
+	f.Add("operation=2147483648&mids=1,2&limit=-1&type=%ff", `{"op":"x"}`)
+	f.Add("operation=%2b1&keys=%00&room=%ff&type=a%zz;b", `{"targets":[{}],"op":1,"body":"","store":true}`)
+	f.Add("limit=9223372036854775807&type=a&rooms=", `[]`)
+	var pushed []message.Target
+	core, err := logic.New(logic.DefaultConfig(), logic.Deps{Presence: nobody{}, Log: acceptingLog{&pushed}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	server, err := httpapi.New(httpapi.DefaultConfig(), httpapi.Deps{Core: core})
+	if err != nil {
+		f.Fatal(err)
+	}
+	ask := func(t *testing.T, method, path, query, body string) *httptest.ResponseRecorder {
+		request := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
+		request.URL = &url.URL{Path: path, RawQuery: query}
+		request.Header.Set("Content-Type", appJSON)
+		w := httptest.NewRecorder()
+		pushed = nil
+		server.ServeHTTP(w, request)
+		for _, target := range pushed {
+			if err := logic.CheckTarget(target); err != nil {
+				t.Errorf("%s?%s: in the log: %v", path, query, err)
+			}
+		}
+		return w
+	}
+	f.Fuzz(func(t *testing.T, query, body string) {
+		for path, method := range map[string]string{
+			"/goim/push/keys": "POST", "/goim/push/mids": "POST", "/goim/push/room": "POST", "/goim/push/all": "POST",
+			"/goim/online/top": "GET", "/goim/online/room": "GET", "/goim/online/total": "GET",
+			"/goim/nodes/weighted": "GET", "/goim/nodes/instances": "GET",
+		} {
+			w := ask(t, method, path, query, body)
+			var e struct {
+				Code    *int
+				Message *string
+				Data    any
+			}
+			if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || e.Code == nil || e.Message == nil {
+				t.Fatalf("%s?%s: %d %q: no envelope (%v)", path, query, w.Code, w.Body, err)
+			}
+			bound := w.Code == http.StatusOK && (*e.Code == 0 || *e.Code == -400 || *e.Code == -500)
+			refused := w.Code == http.StatusBadRequest && *e.Code == -400 && *e.Message != ""
+			if !bound && !refused {
+				t.Fatalf("%s?%s: %d %q", path, query, w.Code, w.Body)
+			}
+		}
+		w := ask(t, "POST", "/v1/push", query, body)
+		var p struct {
+			Code    int
+			Reason  string
+			Message string
+			MsgID   string `json:"msg_id"`
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
+			t.Fatalf("%d %q: %v", w.Code, w.Body, err)
+		}
+		switch {
+		case w.Code == http.StatusAccepted && len(p.MsgID) == 32:
+		case w.Code >= 400 && w.Code < 500 && p.Code == w.Code && p.Reason != "" && p.Message != "":
+		default:
+			t.Fatalf("%d %q", w.Code, w.Body)
+		}
+	})
+}
