@@ -1,0 +1,337 @@
+package job_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/perseid-im/perseid/internal/job"
+	"github.com/perseid-im/perseid/internal/message"
+)
+
+func committed(t *testing.T, p *stubPartition) {
+	t.Helper()
+	checkFor(t, "committing", p.behind)
+}
+
+// one starts a job with one worker on one partition.
+func (w *world) one(cfg job.Config) (*testJob, *stubPartition, *running) {
+	j, p := w.job(cfg), newStubPartition(w.t, 0)
+	return j, p, j.work(p)
+}
+
+// lanesOpen waits until the job's lanes to the comets are open and their room
+// indexes known.
+func (w *world) lanesOpen(lanes int, comets ...*stubComet) {
+	w.t.Helper()
+	for _, c := range comets {
+		checkFor(w.t, "lanes", func() error { return errors.Join(c.open(lanes), c.indexed(1)) })
+	}
+}
+
+// A comet that restarted under its name and address, while logic still lists
+// the earlier life: its sessions are gone, and the record must not wait for the
+// dispatch timeout to learn it.
+func TestAnotherIncarnationAtTheAddress(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.comets["a"]
+	w.connect("a", "k", 0)
+	j, p, _ := w.one(testConfig())
+	w.lanesOpen(4, a)
+	a.restart()
+	p.append(text("k:k", 0), message.ToKey("k"))
+	committed(t, p)
+	j.wantOutcomes(map[job.Outcome]uint64{job.NotHere: 1})
+
+	// The new life takes its lease and gets its own messages, not old ones.
+	w.presence.lease(a)
+	id := w.connect("a", "k", 0)
+	p.append(text("k:k", 0), message.ToKey("k"))
+	committed(t, p)
+	if err := checkSession(a.bodies(id), map[message.Timeline]int{"k:k": 1}); err != nil {
+		t.Error(err)
+	}
+	j.wantOutcomes(map[job.Outcome]uint64{job.NotHere: 1, job.Delivered: 1})
+}
+
+// F-003.3: goim's only consumer hung for ever when a removed comet's queue was
+// full, because nobody read the queue any more. F-003.4: its pushes vanished.
+func TestCometLeavesWhileItsQueueIsFull(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.connect("a", "ka", 0)
+	kb := w.connect("b", "kb", 0)
+	cfg := testConfig()
+	cfg.LaneQueueBytes = 64 << 10
+	j, p, r := w.one(cfg)
+	a := w.comets["a"]
+	defer a.hold()()
+	big := message.Message{Op: 1, Body: []byte(strings.Repeat("x", 20<<10))}
+	const n = 10
+	for range n {
+		p.append(big, message.ToKey("ka"))
+	}
+	checkFor(t, "a full lane", func() error {
+		if b := j.laneBytes.Value(); b < 3*20<<10 {
+			return fmt.Errorf("%d bytes wait", b)
+		}
+		return nil
+	})
+	w.presence.release(a)
+	a.stop() // kill -9: the streams break, nobody answers
+	p.append(text("k:kb", 0), message.ToKey("kb"))
+	committed(t, p)
+	if err := checkSession(w.comets["b"].bodies(kb), map[message.Timeline]int{"k:kb": 1}); err != nil {
+		t.Error(err)
+	}
+	if got := j.dispatched.Value(int(job.NotHere)) + j.dispatched.Value(int(job.Offline)); got != n {
+		t.Errorf("%d targets without the comet, want %d", got, n)
+	}
+	r.revoke()
+	if err := r.ended(t); err != nil {
+		t.Error(err)
+	}
+	if b := j.laneBytes.Value(); b != 0 {
+		t.Errorf("%d bytes still counted", b)
+	}
+}
+
+// A comet whose lease ended while its stream is well still gets what is queued.
+func TestLeaveFinishesWhatIsQueued(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.comets["a"]
+	id := w.connect("a", "k", 0)
+	j, p, _ := w.one(testConfig())
+	w.lanesOpen(4, a)
+	release := a.hold()
+	for i := range 20 {
+		p.append(text("k:k", i), message.ToKey("k"))
+	}
+	checkFor(t, "routed", func() error {
+		if b := j.laneBytes.Value(); b < 20*128 {
+			return fmt.Errorf("%d bytes wait", b)
+		}
+		return nil
+	})
+	w.presence.release(a)
+	checkFor(t, "idle lanes", func() error { return a.open(1) }) // three of four had nothing left
+	release()
+	committed(t, p)
+	checkFor(t, "streams closed", func() error { return a.open(0) })
+	if err := checkSession(a.bodies(id), map[message.Timeline]int{"k:k": 20}); err != nil {
+		t.Error(err)
+	}
+	j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: 20})
+}
+
+// A lease that ended and came back: the lanes of the earlier time finish before
+// new ones open. With both open at once, pushes would reach the comet out of
+// order, and the late ones would be taken for repeats and lost.
+func TestLeaseComesBackWhileLanesFinish(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.comets["a"]
+	id := w.connect("a", "k", 0)
+	j, p, _ := w.one(testConfig())
+	w.lanesOpen(4, a)
+	release := a.hold()
+	for i := range 10 {
+		p.append(text("k:k", i), message.ToKey("k"))
+	}
+	checkFor(t, "routed", func() error {
+		if b := j.laneBytes.Value(); b < 10*128 {
+			return fmt.Errorf("%d bytes wait", b)
+		}
+		return nil
+	})
+	w.presence.release(a)
+	checkFor(t, "left", func() error { return a.open(1) })
+	w.presence.lease(a)
+	for i := range 10 {
+		p.append(text("k:k", 10+i), message.ToKey("k"))
+	}
+	checkFor(t, "routed again", func() error {
+		if b := j.laneBytes.Value(); b < 20*128 {
+			return fmt.Errorf("%d bytes wait", b)
+		}
+		return nil
+	})
+	release()
+	committed(t, p)
+	if err := checkSession(a.bodies(id), map[message.Timeline]int{"k:k": 20}); err != nil {
+		t.Error(err)
+	}
+	j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: 20})
+}
+
+// F-003.6, F-003.7: goim divided by the number of comets, and kept the old list
+// when the new one was empty.
+func TestZeroCometsIsAState(t *testing.T) {
+	w := newWorld(t)
+	j, p, _ := w.one(testConfig())
+	p.append(text("r:sys://all", 0), message.ToAll(100))
+	p.append(text("r:live://1", 0), message.ToRoom("live://1"))
+	p.append(text("k:k", 0), message.ToKey("k"), message.ToUser(7))
+	committed(t, p)
+	j.wantOutcomes(map[job.Outcome]uint64{job.Offline: 2})
+
+	a := w.comet("a")
+	id := w.connect("a", "k", 7)
+	p.append(text("k:k", 0), message.ToKey("k"))
+	p.append(text("r:sys://all", 0), message.ToAll(100))
+	committed(t, p)
+	want := map[message.Timeline]int{"k:k": 1, message.AllTimeline: 1}
+	if err := checkSession(a.bodies(id), want); err != nil {
+		t.Error(err)
+	}
+
+	w.presence.release(a)
+	checkFor(t, "streams closed", func() error { return a.open(0) })
+	p.append(text("r:sys://all", 1), message.ToAll(1))
+	committed(t, p)
+	if err := checkSession(a.bodies(id), want); err != nil {
+		t.Error(err)
+	}
+}
+
+// A comet that does not answer costs its own targets, after the dispatch
+// timeout, and nobody else's.
+func TestSilentCometIsUnreachable(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.connect("a", "ka", 0)
+	kb := w.connect("b", "kb", 0)
+	cfg := testConfig()
+	cfg.DispatchTimeout = 300 * time.Millisecond
+	j, p, _ := w.one(cfg)
+	a := w.comets["a"]
+	w.lanesOpen(4, a, w.comets["b"])
+	release := a.hold()
+	for i := range 5 {
+		p.append(text("k:ka", i), message.ToKey("ka"))
+		p.append(text("k:kb", i), message.ToKey("kb"))
+	}
+	checkFor(t, "delivered to b", func() error {
+		return checkSession(w.comets["b"].bodies(kb), map[message.Timeline]int{"k:kb": 5})
+	})
+	committed(t, p)
+	j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: 5, job.Unreachable: 5})
+	release()
+
+	// It answers again: the lane is open again by itself.
+	id := w.connect("a", "ka", 0)
+	p.append(text("k:ka", 0), message.ToKey("ka"))
+	committed(t, p)
+	if err := checkSession(a.bodies(id), map[message.Timeline]int{"k:ka": 1}); err != nil {
+		t.Error(err)
+	}
+}
+
+// The same for one that is listed and refuses connections or streams.
+func TestRefusingCometIsUnreachable(t *testing.T) {
+	for name, refuse := range map[string]func(*stubComet){
+		"connections": (*stubComet).stop,
+		"streams":     func(c *stubComet) { c.set(func() { c.refuse = true }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "a")
+			refuse(w.comets["a"])
+			w.connect("a", "k", 0)
+			cfg := testConfig()
+			cfg.DispatchTimeout = 200 * time.Millisecond
+			j, p, _ := w.one(cfg)
+			p.append(text("k:k", 0), message.ToKey("k"))
+			p.append(text("r:live://1", 0), message.ToRoom("live://1"))
+			p.append(text("r:sys://all", 0), message.ToAll(0))
+			committed(t, p)
+			j.wantOutcomes(map[job.Outcome]uint64{job.Unreachable: 3})
+		})
+	}
+}
+
+// A stuck comet with a full lane holds its partition back once, for the
+// dispatch timeout; what comes after that is dropped at once and counted, and
+// targets on other comets go on.
+func TestStuckCometHoldsThePartitionBackOnce(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	w.connect("a", "ka", 0)
+	kb := w.connect("b", "kb", 0)
+	cfg := testConfig()
+	cfg.DispatchTimeout = 300 * time.Millisecond
+	cfg.LaneQueueBytes = 64 << 10
+	j, p, _ := w.one(cfg)
+	w.lanesOpen(4, w.comets["a"], w.comets["b"])
+	defer w.comets["a"].hold()()
+	big := message.Message{Op: 1, Body: []byte(strings.Repeat("x", 30<<10))}
+	const rounds = 40
+	begin := time.Now()
+	for i := range rounds {
+		for range 5 {
+			p.append(big, message.ToKey("ka"))
+		}
+		p.append(text("k:kb", i), message.ToKey("kb"))
+		checkFor(t, "delivered to b", func() error {
+			return checkSession(w.comets["b"].bodies(kb), map[message.Timeline]int{"k:kb": i + 1})
+		})
+	}
+	committed(t, p)
+	// Each round overfills the lane; a wait for each would be 40 timeouts.
+	if took := time.Since(begin); took > rounds*cfg.DispatchTimeout/3 {
+		t.Errorf("%d rounds took %v", rounds, took)
+	}
+	j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: rounds, job.Unreachable: 5 * rounds})
+}
+
+// A push that is larger than a lane's whole queue goes out alone.
+func TestPushLargerThanTheQueue(t *testing.T) {
+	w := newWorld(t, "a")
+	id := w.connect("a", "k", 0)
+	cfg := testConfig()
+	cfg.LaneQueueBytes, cfg.MaxBatchBytes = 64<<10, 1<<10
+	_, p, _ := w.one(cfg)
+	body := strings.Repeat("x", 300<<10)
+	for range 3 {
+		p.append(message.Message{Op: 1, Body: []byte(body)}, message.ToKey("k"))
+	}
+	committed(t, p)
+	if got := w.comets["a"].bodies(id); len(got) != 3 || got[2] != body {
+		t.Errorf("%d messages arrived", len(got))
+	}
+}
+
+// A target that the comet says nothing about is not silently done.
+func TestAnswerWithoutOutcomes(t *testing.T) {
+	w := newWorld(t, "a")
+	w.connect("a", "k", 0)
+	w.comets["a"].set(func() { w.comets["a"].forget = true })
+	j, p, _ := w.one(testConfig())
+	p.append(text("k:k", 0), message.ToKey("k"))
+	committed(t, p)
+	j.wantOutcomes(map[job.Outcome]uint64{job.Unreachable: 1})
+}
+
+// The topic was made anew while the job runs: lanes go on under its identity,
+// and low offsets are not repeats.
+func TestTopicMadeAnew(t *testing.T) {
+	w := newWorld(t, "a")
+	id := w.connect("a", "k", 0)
+	j, p, r := w.one(testConfig())
+	for i := range 10 {
+		p.append(text("k:k", i), message.ToKey("k"))
+	}
+	committed(t, p)
+	r.revoke()
+	if err := r.ended(t); err != nil {
+		t.Fatal(err)
+	}
+	p2 := newStubPartition(t, 0)
+	p2.log = "push/2"
+	j.work(p2)
+	for i := range 10 {
+		p2.append(text("k:k", 10+i), message.ToKey("k"))
+	}
+	committed(t, p2)
+	if err := checkSession(w.comets["a"].bodies(id), map[message.Timeline]int{"k:k": 20}); err != nil {
+		t.Error(err)
+	}
+	j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: 20})
+}
