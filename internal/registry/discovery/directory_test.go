@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/http"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -188,26 +191,63 @@ func TestNewestOwnsTheAddress(t *testing.T) {
 }
 
 // Symptom: changes in the first 30 s after a watcher started were seen 30 s
-// late. Cause: the poll of a watcher that went away stays at the server, and a
-// poll with the same host name shares its channel, so it ate the event.
+// late. Cause: the server keeps the poll of a client that went away, polls of
+// one host name share a channel, and the dead poll takes the event from it.
 func TestAbandonedPollsEatNothing(t *testing.T) {
 	t.Parallel()
 	d, writer := open(t, []string{shared.address}, pollFor(30*time.Second)), open(t, []string{shared.address})
-	mustRegister(t, writer, node(t.Name(), 1))
-	for port := 2; port < 8; port++ {
-		for range 3 {
-			abandonPoll(t, d, t.Name())
+	a, b := t.Name()+".a", t.Name()+".b"
+	mustRegister(t, writer, node(a, 1), node(b, 1))
+
+	// The trap: a dead poll of a, a live one of a and b, one host name; b changes.
+	host := t.Name()
+	l, err := d.fetch(t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := url.Values{"env": {"test"}, "hostname": {host}, "appid": {a}, "latest_timestamp": {strconv.FormatInt(l.timestamp, 10)}}
+	ctx, cancel := context.WithCancel(t.Context())
+	dead := make(chan error, 1)
+	go func() {
+		_, err := d.client.once(ctx, 0, pathPolls, http.MethodGet, form, 20*time.Second)
+		dead <- err
+	}()
+	eventually(t, "the poll of a", func() bool { return shared.output.count("Polls from("+host+")") == 1 })
+	cancel()
+	if err := <-dead; !errors.Is(err, context.Canceled) {
+		t.Fatalf("poll: %v", err)
+	}
+	if l, err = d.fetch(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	form["appid"] = append(form["appid"], b)
+	form.Add("latest_timestamp", strconv.FormatInt(l.timestamp, 10))
+	codes := make(chan int, 1)
+	go func() {
+		answer, err := d.client.once(t.Context(), 0, pathPolls, http.MethodGet, form, 2*time.Second)
+		if err != nil {
+			t.Error(err)
 		}
-		w := registrytest.Watch(t, d, t.Name())
+		codes <- answer.code
+	}()
+	eventually(t, "the poll of a and b", func() bool { return shared.output.count("Polls from("+host+")") == 3 })
+	mustRegister(t, writer, node(b, 2))
+	if code := <-codes; code != codeNotModified {
+		t.Errorf("the live poll was answered %d: the trap is not what it was", code)
+	}
+
+	for port := 3; port < 6; port++ {
+		for range 3 {
+			abandonPoll(t, d, a)
+			abandonPoll(t, d, b)
+		}
+		w := registrytest.Watch(t, d, b)
 		w.Next(within)
-		took := make(chan time.Duration, 1)
-		go func() {
-			defer close(took)
-			took <- w.Await(within, registrytest.Addresses(portsTo(port)...)...)
-		}()
-		mustRegister(t, writer, node(t.Name(), port))
-		if took, ok := <-took; !ok || took > 3*time.Second {
-			t.Errorf("change %d seen after %v", port, took)
+		next := w.Start()
+		mustRegister(t, writer, node(b, port))
+		start := time.Now()
+		if got := next(within); len(got) != port || time.Since(start) > 3*time.Second {
+			t.Errorf("%v seen after %v", got, time.Since(start))
 		}
 	}
 }
@@ -226,12 +266,46 @@ func abandonPoll(t *testing.T, d *Directory, service string) {
 	}
 }
 
-func portsTo(last int) []int {
-	var ports []int
-	for p := 1; p <= last; p++ {
-		ports = append(ports, p)
+// Two polls never share a host name, in a process or between two.
+func TestHostNamesOfPollsAreUnique(t *testing.T) {
+	t.Parallel()
+	const n = 20
+	enough := make(chan struct{})
+	var mu sync.Mutex
+	times := make(map[string]int)
+	p := newProxy(t, shared, func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != pathPolls {
+			return false
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		times[r.URL.Query().Get("hostname")]++
+		if len(times) == n {
+			close(enough)
+		}
+		_, _ = w.Write([]byte(`{"code":-304}`))
+		return true
+	})
+	for range 2 {
+		d := open(t, []string{p.address})
+		for range 2 {
+			go registrytest.Watch(t, d, t.Name()).Ended(within)
+		}
 	}
-	return ports
+	select {
+	case <-enough:
+	case <-time.After(within):
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for name, polls := range times {
+		if polls != 1 || name == "" {
+			t.Errorf("%d polls of %q", polls, name)
+		}
+	}
+	if len(times) < n {
+		t.Errorf("only %d host names", len(times))
+	}
 }
 
 // Symptom: the last comet left and jobs went on sending to it for ever. Cause:
@@ -262,7 +336,9 @@ func TestChangeWithoutTimestampIsSeen(t *testing.T) {
 	t.Parallel()
 	d, writer := open(t, []string{shared.address}, pollFor(time.Second)), open(t, []string{shared.address})
 	mustRegister(t, writer, node(t.Name(), 1))
-	watcher, err := d.Watch(t.Context(), t.Name())
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	watcher, err := d.Watch(ctx, t.Name())
 	if err != nil {
 		t.Fatal(err)
 	}

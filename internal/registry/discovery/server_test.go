@@ -3,7 +3,9 @@ package discovery
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,8 +22,8 @@ import (
 
 	"github.com/go-kratos/kratos/v2/registry"
 
+	"github.com/perseid-im/perseid/internal/leakcheck"
 	directory "github.com/perseid-im/perseid/internal/registry"
-	"github.com/perseid-im/perseid/internal/registry/registrytest"
 )
 
 // within is how long a test waits for what must happen soon.
@@ -32,27 +34,25 @@ var (
 	shared *server
 )
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "discovery")
-	if err != nil {
+func TestMain(m *testing.M) {
+	if err := startShared(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
+		os.Exit(1)
 	}
-	defer os.RemoveAll(dir)
+	leakcheck.Main(m) // ends the process, and so the guard of the shared server
+}
+
+func startShared() error {
+	dir, err := os.MkdirTemp("", "perseid-discovery")
+	if err != nil {
+		return err
+	}
 	binary = filepath.Join(dir, "discovery")
 	if out, err := exec.Command("go", "build", "-o", binary, "github.com/bilibili/discovery/cmd/discovery").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build the discovery server: %v\n%s", err, out)
-		return 1
+		return errors.Join(fmt.Errorf("build the discovery server: %w\n%s", err, out), os.RemoveAll(dir))
 	}
 	shared = &server{address: freeAddress(), dir: dir}
-	if err := shared.run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer shared.kill()
-	return registrytest.Main(m)
+	return shared.run()
 }
 
 // server is a discovery server in a process of its own.
@@ -61,16 +61,21 @@ type server struct {
 	peers   []string // all nodes of the cluster; empty: this one
 	protect bool
 	dir     string
-	output  bytes.Buffer
+	output  syncBuffer
 	command *exec.Cmd
+	guard   io.Writer // ends the server; the end of this process closes it too
 }
+
+// guardScript runs a server until its standard input ends, and removes the
+// folder of the server when the test process is gone without having done so.
+const guardScript = `"$0" -conf "$1/discovery.toml" & read -r line; kill -9 $!; wait $!; [ "$line" = keep ] || rm -rf "$1"`
 
 func newServer(t *testing.T) *server {
 	s := &server{address: freeAddress(), dir: t.TempDir()}
 	t.Cleanup(func() {
 		s.kill()
 		if t.Failed() && testing.Verbose() {
-			t.Logf("server %s: %s", s.address, s.output.Bytes()[max(0, s.output.Len()-4000):])
+			t.Logf("server %s: %s", s.address, s.output.tail())
 		}
 	})
 	return s
@@ -98,8 +103,13 @@ func (s *server) run() error {
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
 	}
-	s.command = exec.Command(binary, "-conf", file)
+	s.command = exec.Command("sh", "-c", guardScript, binary, s.dir)
 	s.command.Stdout, s.command.Stderr = &s.output, &s.output
+	guard, err := s.command.StdinPipe()
+	if err != nil {
+		return err
+	}
+	s.guard = guard
 	if err := s.command.Start(); err != nil {
 		return err
 	}
@@ -110,7 +120,7 @@ func (s *server) run() error {
 		}
 		if time.Now().After(deadline) {
 			s.kill()
-			return fmt.Errorf("discovery server does not listen: %w\n%s", err, s.output.Bytes())
+			return fmt.Errorf("discovery server does not listen: %w\n%s", err, s.output.tail())
 		}
 	}
 }
@@ -118,7 +128,7 @@ func (s *server) run() error {
 // kill ends the server without a goodbye.
 func (s *server) kill() {
 	if s.command != nil {
-		_ = s.command.Process.Kill()
+		_, _ = io.WriteString(s.guard, "keep\n")
 		_ = s.command.Wait()
 		s.command = nil
 	}
@@ -138,13 +148,13 @@ type proxy struct {
 	address string
 	// intercept is called before a request is passed on, which it is when it
 	// returns false.
-	intercept func(w http.ResponseWriter, path string) bool
+	intercept func(w http.ResponseWriter, r *http.Request) bool
 
 	mu    sync.Mutex
 	paths []string
 }
 
-func newProxy(t *testing.T, s *server, intercept func(w http.ResponseWriter, path string) bool) *proxy {
+func newProxy(t *testing.T, s *server, intercept func(w http.ResponseWriter, r *http.Request) bool) *proxy {
 	p := &proxy{intercept: intercept}
 	pass := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: s.address})
 	transport := new(http.Transport)
@@ -153,7 +163,7 @@ func newProxy(t *testing.T, s *server, intercept func(w http.ResponseWriter, pat
 		p.mu.Lock()
 		p.paths = append(p.paths, r.URL.Path)
 		p.mu.Unlock()
-		if p.intercept == nil || !p.intercept(w, r.URL.Path) {
+		if p.intercept == nil || !p.intercept(w, r) {
 			pass.ServeHTTP(w, r)
 		}
 	}))
@@ -276,4 +286,11 @@ func (b *syncBuffer) count(s string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return strings.Count(b.text.String(), s)
+}
+
+// tail returns what was written last.
+func (b *syncBuffer) tail() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()[max(0, b.text.Len()-4000):]
 }

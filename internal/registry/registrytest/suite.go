@@ -247,18 +247,27 @@ func (w *Watcher) next() <-chan answer {
 // and differ from the one before.
 func (w *Watcher) Next(within time.Duration) []string {
 	w.t.Helper()
-	addresses, err := w.tryNext(within)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return addresses
+	return w.Start()(within)
 }
 
-func (w *Watcher) tryNext(within time.Duration) ([]string, error) {
+// Start begins to wait for the next answer, and returns what Next would do from
+// there.
+func (w *Watcher) Start() (next func(within time.Duration) []string) {
+	pending := w.next()
+	return func(within time.Duration) []string {
+		w.t.Helper()
+		addresses, err := w.take(pending, within)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return addresses
+	}
+}
+
+func (w *Watcher) take(pending <-chan answer, within time.Duration) ([]string, error) {
 	w.t.Helper()
 	deadline := time.NewTimer(within)
 	defer deadline.Stop()
-	pending := w.next()
 	select {
 	case a := <-pending:
 		if a.err != nil {
@@ -283,7 +292,7 @@ func (w *Watcher) Await(within time.Duration, addresses ...string) time.Duration
 	w.t.Helper()
 	start := time.Now()
 	for {
-		got, err := w.tryNext(within - time.Since(start))
+		got, err := w.take(w.next(), within-time.Since(start))
 		if err != nil {
 			w.t.Fatalf("waiting for %v: %v (last answer %v)", addresses, err, w.last)
 		}

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -16,11 +15,12 @@ import (
 
 	"github.com/go-kratos/kratos/v2/registry"
 
+	"github.com/perseid-im/perseid/internal/leakcheck"
 	directory "github.com/perseid-im/perseid/internal/registry"
 	"github.com/perseid-im/perseid/internal/registry/registrytest"
 )
 
-func TestMain(m *testing.M) { os.Exit(registrytest.Main(m)) }
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 // zone is DNS: what a name resolves to, which a test changes.
 type zone struct {
