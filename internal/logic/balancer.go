@@ -38,6 +38,7 @@ func (b *balancer) update(nodes []presence.NodeInfo) {
 		if n.Offline {
 			continue
 		}
+		n.Weight = min(max(0, n.Weight), mostScore) // within what the formula can count
 		now := balanced{n, max(0, n.ConnCount)}
 		if was, ok := old[n.Node]; ok && was.UpdatedMS == n.UpdatedMS {
 			now.conns = was.conns
@@ -54,7 +55,7 @@ func (b *balancer) choose(region string, gain float64, limit int, usable func(pr
 	var conns, weights int64
 	for _, n := range b.nodes {
 		conns += n.conns
-		weights += max(0, n.Weight)
+		weights += n.Weight
 	}
 	type candidate struct {
 		node  *balanced
@@ -67,7 +68,7 @@ func (b *balancer) choose(region string, gain float64, limit int, usable func(pr
 		if !usable(n.NodeInfo) {
 			continue
 		}
-		weight, total := max(0, n.Weight), weights
+		weight, total := n.Weight, weights
 		if weights == 0 {
 			weight, total = 1, int64(len(b.nodes))
 		}

@@ -70,7 +70,7 @@ func New(t testing.TB) *Env {
 	defer cancel()
 	must(t, producer.Connect(ctx))
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = producer.Close(ctx) // fails where the test took Kafka away
 	})
