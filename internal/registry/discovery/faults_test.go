@@ -210,6 +210,8 @@ func TestProtectMode(t *testing.T) {
 	mustRegister(t, writer, node(t.Name(), 2))
 	both := open(t, []string{s.address, shared.address})
 	both.client.current = 0
+	mustGet(t, both, t.Name(), 1) // one call, two servers
+	both.client.current = 0
 	w := registrytest.Watch(t, both, t.Name())
 	if got := w.Next(within); !slices.Equal(got, registrytest.Addresses(2)) {
 		t.Errorf("Next = %v, want the answer of the other server", got)

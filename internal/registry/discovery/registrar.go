@@ -207,12 +207,7 @@ func (d *Directory) keep(r *registration) {
 		case <-d.life.Done():
 			return
 		}
-		select { // a halt wins over a renewal that is due
-		case <-r.stop:
-			return
-		default:
-			d.attempt(r)
-		}
+		d.attempt(r)
 	}
 }
 

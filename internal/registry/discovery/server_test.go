@@ -68,7 +68,7 @@ type server struct {
 
 // guardScript runs a server until its standard input ends, and removes the
 // folder of the server when the test process is gone without having done so.
-const guardScript = `"$0" -conf "$1/discovery.toml" & read -r line; kill -9 $!; wait $!; [ "$line" = keep ] || rm -rf "$1"`
+const guardScript = `"$0" -conf "$1/discovery.toml" & read -r line; kill -9 $!; [ "$line" = keep ] || rm -rf "$1"; wait $!`
 
 func newServer(t *testing.T) *server {
 	s := &server{address: freeAddress(), dir: t.TempDir()}

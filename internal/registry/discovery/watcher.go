@@ -67,7 +67,7 @@ func (w *watcher) Stop() error {
 
 // ask returns the list as soon as it may have changed.
 func (w *watcher) ask() (list, error) {
-	if !w.synced || w.directory.client.node() != w.last.node {
+	if !w.synced {
 		return w.directory.fetch(w.ctx, w.service)
 	}
 	l, ok, err := w.directory.poll(w.ctx, w.service, w.last)
