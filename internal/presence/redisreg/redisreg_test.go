@@ -16,11 +16,15 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/gomodule/redigo/redis"
 
+	"github.com/perseid-im/perseid/internal/leakcheck"
 	"github.com/perseid-im/perseid/internal/presence"
 	"github.com/perseid-im/perseid/internal/testdeps"
 )
 
 const long = 20 * time.Minute
+
+// The readers of connections that were given up must end, too.
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 func node(name string) presence.Node { return presence.Node{Name: name, Incarnation: 7} }
 
@@ -345,21 +349,6 @@ func TestFrozenRedis(t *testing.T) {
 	if err := r.Ping(t.Context()); err == nil {
 		t.Error("a closed registry answers")
 	}
-	noRedigoGoroutines(t)
-}
-
-// noRedigoGoroutines waits until the readers of abandoned connections are gone.
-func noRedigoGoroutines(t *testing.T) {
-	t.Helper()
-	var stacks string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
-		buf := make([]byte, 1<<20)
-		stacks = string(buf[:runtime.Stack(buf, true)])
-		if !strings.Contains(stacks, "redigo") {
-			return
-		}
-	}
-	t.Errorf("goroutines are left:\n%s", stacks)
 }
 
 func TestCheckIdle(t *testing.T) {
