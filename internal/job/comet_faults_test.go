@@ -201,7 +201,7 @@ func TestSilentCometIsUnreachable(t *testing.T) {
 	w.connect("a", "ka", 0)
 	kb := w.connect("b", "kb", 0)
 	cfg := testConfig()
-	cfg.DispatchTimeout = 300 * time.Millisecond
+	cfg.DispatchTimeout = time.Second
 	j, p, _ := w.one(cfg)
 	a := w.comets["a"]
 	w.lanesOpen(4, a, w.comets["b"])
@@ -256,7 +256,7 @@ func TestStuckCometHoldsThePartitionBackOnce(t *testing.T) {
 	w.connect("a", "ka", 0)
 	kb := w.connect("b", "kb", 0)
 	cfg := testConfig()
-	cfg.DispatchTimeout = 300 * time.Millisecond
+	cfg.DispatchTimeout = time.Second
 	cfg.LaneQueueBytes = 64 << 10
 	j, p, _ := w.one(cfg)
 	w.lanesOpen(4, w.comets["a"], w.comets["b"])
@@ -334,4 +334,49 @@ func TestTopicMadeAnew(t *testing.T) {
 		t.Error(err)
 	}
 	j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: 20})
+}
+
+// Symptom: with one comet silent, everybody on its partitions got messages at
+// the pace of expiry. Cause: each record for it stayed in flight for a whole
+// dispatch timeout, and a partition has a bounded number in flight.
+func TestSilentCometDoesNotThrottleItsPartition(t *testing.T) {
+	for name, silence := range map[string]func(*stubComet){
+		"killed":     (*stubComet).stop,
+		"deadlocked": func(c *stubComet) { c.hold() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "a", "b")
+			w.connect("a", "ka", 0)
+			kb := w.connect("b", "kb", 0)
+			cfg := testConfig()
+			cfg.DispatchTimeout = 800 * time.Millisecond
+			j, p := w.job(cfg), newStubPartition(t, 0)
+			claim := p.claim()
+			claim.maxInFlight = 4
+			done := make(chan error, 1)
+			go func() { done <- j.Work(t.Context(), claim) }()
+			w.lanesOpen(4, w.comets["a"], w.comets["b"])
+			silence(w.comets["a"])
+			p.append(text("k:ka", 0), message.ToKey("ka"))
+			committed(t, p) // the first one waits for the whole timeout
+			begin := time.Now()
+			const n = 16
+			for i := range n {
+				p.append(text("k:ka", 1+i), message.ToKey("ka"))
+				p.append(text("k:kb", i), message.ToKey("kb"))
+			}
+			checkFor(t, "delivered to b", func() error {
+				return checkSession(w.comets["b"].bodies(kb), map[message.Timeline]int{"k:kb": n})
+			})
+			// Eight windows of four records: 6.4 s at a timeout each.
+			if took := time.Since(begin); took > 4*cfg.DispatchTimeout {
+				t.Errorf("b waited %v for a", took)
+			}
+			committed(t, p)
+			claim.revoke()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

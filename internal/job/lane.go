@@ -35,6 +35,17 @@ type lane struct {
 	spare   [][]delivery // memory of answered batches
 }
 
+// A lane is stalled when pushes expired in it and nothing was answered since:
+// the comet has been silent for a whole dispatch timeout already. New pushes
+// then get a small share of the timeout only. Otherwise a partition, whose
+// records in flight are bounded, would crawl at the pace of expiry for as long
+// as the comet is silent, with all its neighbours.
+const stalledShare = 20
+
+// answerShare of the dispatch timeout is what a comet gets for the answer to a
+// batch that waited long before it was sent.
+const answerShare = 4
+
 // batch is what one Send carried.
 type batch struct {
 	deliveries []delivery
@@ -65,6 +76,9 @@ func (l *lane) offer(ds []delivery) (taken int, closed bool) {
 	}
 	now := l.job.now()
 	due := now + since(l.job.cfg.DispatchTimeout)
+	if l.stalled {
+		due = now + since(l.job.cfg.DispatchTimeout/stalledShare)
+	}
 	var bytes int64
 	for taken < len(ds) {
 		size := ds[taken].size
@@ -242,8 +256,7 @@ func (l *lane) take(number int, buf []Push) ([]Push, next) {
 		l.job.meter.laneBytes.Add(-dropped)
 	}
 	if len(out) > 0 {
-		// A batch that waited long still gets a fair time to be answered.
-		by := max(out[0].due, l.job.now()+since(cfg.DispatchTimeout/4))
+		by := max(out[0].due, l.job.now()+since(cfg.DispatchTimeout/answerShare))
 		l.sent = append(l.sent, batch{out, by})
 		return buf, send
 	}
@@ -319,7 +332,7 @@ func (l *lane) expire() {
 		l.cutLocked()
 	}
 	queue := l.queue.waiting()
-	i := 0
+	i := 0 // deadlines grow, but for those of a stall, which may wait a little longer
 	for i < len(queue) && queue[i].due <= now {
 		i++
 	}

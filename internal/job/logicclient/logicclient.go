@@ -5,8 +5,9 @@
 //
 // A call of Route has a stream for itself while it lasts; idle streams are
 // kept, so that there are as many as there were calls at one time. A stream
-// stays with one logic; after an error, or a minute, the next call opens
-// another, which goes to the next logic that is connected.
+// stays with one logic; after an error, a change of the list of logics, or a
+// minute, the next call opens another, which goes to the next logic that is
+// connected.
 //
 // # Guarantees
 //
@@ -61,6 +62,7 @@ type Client struct {
 	closed bool
 	life   context.Context // nil before the first Route
 	stop   context.CancelFunc
+	list   int            // number of the list of logics that is in force
 	idle   []*routeStream // last used last
 	wg     sync.WaitGroup
 }
@@ -120,7 +122,7 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// take returns an idle stream, or nil when one has to be opened in life. The
+// take returns an idle stream, or one that has yet to be opened in life. The
 // first call begins the watch of the registry.
 func (c *Client) take(ctx context.Context) (stream *routeStream, life context.Context, err error) {
 	c.mu.Lock()
@@ -135,12 +137,12 @@ func (c *Client) take(ctx context.Context) (stream *routeStream, life context.Co
 	for n := len(c.idle); n > 0; n = len(c.idle) {
 		s := c.idle[n-1]
 		c.idle = c.idle[:n-1]
-		if time.Since(s.opened) < streamAge && s.stream.Context().Err() == nil {
+		if s.list == c.list && time.Since(s.opened) < streamAge && s.stream.Context().Err() == nil {
 			return s, c.life, nil
 		}
 		s.cancel()
 	}
-	return nil, c.life, nil
+	return &routeStream{list: c.list}, c.life, nil
 }
 
 // keep makes the stream idle.
@@ -189,6 +191,9 @@ func (c *Client) follow(ctx context.Context) (err error) {
 				state.Addresses = append(state.Addresses, resolver.Address{Addr: addr})
 			}
 		}
+		c.mu.Lock()
+		c.list++ // streams of the list before end after their call
+		c.mu.Unlock()
 		c.resolver.UpdateState(state)
 	}
 }

@@ -17,6 +17,7 @@ type routeStream struct {
 	stream grpc.BidiStreamingClient[logicv1.RouteRequest, logicv1.RouteReply]
 	cancel context.CancelFunc
 	opened time.Time
+	list   int // number of the list of logics it was opened under
 }
 
 // Route asks one logic.
@@ -25,8 +26,8 @@ func (c *Client) Route(ctx context.Context, items []job.RouteItem) (job.Routes, 
 	if err != nil {
 		return job.Routes{}, err
 	}
-	if s == nil {
-		if s, err = c.open(ctx, life); err != nil {
+	if s.stream == nil {
+		if err := s.open(ctx, life, c.client); err != nil {
 			return job.Routes{}, fmt.Errorf("logic route: %w", err)
 		}
 	}
@@ -55,18 +56,19 @@ func (c *Client) Route(ctx context.Context, items []job.RouteItem) (job.Routes, 
 }
 
 // open opens a stream that outlives the call.
-func (c *Client) open(ctx, life context.Context) (*routeStream, error) {
+func (s *routeStream) open(ctx, life context.Context, client logicv1.LogicClient) error {
 	own, cancel := context.WithCancel(life)
 	stop := context.AfterFunc(ctx, cancel)
-	stream, err := c.client.Route(own)
+	stream, err := client.Route(own)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		cancel()
-		return nil, err
+		return err
 	}
-	return &routeStream{stream: stream, cancel: cancel, opened: time.Now()}, nil
+	s.stream, s.cancel, s.opened = stream, cancel, time.Now()
+	return nil
 }
 
 func (s *routeStream) exchange(items []job.RouteItem) (*logicv1.RouteReply, error) {
