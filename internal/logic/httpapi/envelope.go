@@ -54,6 +54,11 @@ func goimBusy(w http.ResponseWriter, _ *http.Request) {
 	writeEnvelope(w, http.StatusTooManyRequests, envelope{Code: codeServer, Message: "too many pushes under way, try again"})
 }
 
+// goimKeysBusy is goimBusy in the way of push/keys.
+func goimKeysBusy(w http.ResponseWriter, _ *http.Request) {
+	writeEnvelope(w, http.StatusTooManyRequests, envelope{Code: codeRequest})
+}
+
 // goimPushError answers a push that was not accepted. silent is the way of
 // push/keys, where goim says -400 and nothing else whatever went wrong.
 func (s *Server) goimPushError(w http.ResponseWriter, err error, silent bool) {

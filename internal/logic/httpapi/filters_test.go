@@ -91,6 +91,9 @@ func TestPushesUnderWay(t *testing.T) {
 	if got.status != 429 || !strings.HasPrefix(got.body, `{"code":-500,"message":"`) {
 		t.Errorf("%d %s", got.status, got.body)
 	}
+	if got := do(t, "POST", url+"/goim/push/keys?keys=k", "", "x"); got.status != 429 || got.body != `{"code":-400,"message":""}` {
+		t.Errorf("%d %s", got.status, got.body)
+	}
 	if got := do(t, "GET", url+"/goim/online/total", "", ""); got.status != 200 {
 		t.Errorf("reading: %d", got.status)
 	}

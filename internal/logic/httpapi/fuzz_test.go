@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/perseid-im/perseid/internal/logic"
-	"github.com/perseid-im/perseid/internal/logic/httpapi"
 	"github.com/perseid-im/perseid/internal/message"
 )
 
@@ -23,14 +22,7 @@ func FuzzQuery(f *testing.F) {
 	f.Add("operation=%2b1&keys=%00&room=%ff&type=a%zz;b", `{"targets":[{}],"op":1,"body":"","store":true}`)
 	f.Add("limit=9223372036854775807&type=a&rooms=", `[]`)
 	var pushed []message.Target
-	core, err := logic.New(logic.DefaultConfig(), logic.Deps{Presence: nobody{}, Log: acceptingLog{&pushed}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	server, err := httpapi.New(httpapi.DefaultConfig(), httpapi.Deps{Core: core})
-	if err != nil {
-		f.Fatal(err)
-	}
+	server := serverOn(f, acceptingLog{&pushed})
 	ask := func(t *testing.T, method, path, query, body string) *httptest.ResponseRecorder {
 		request := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
 		request.URL = &url.URL{Path: path, RawQuery: query}
@@ -46,11 +38,12 @@ func FuzzQuery(f *testing.F) {
 		return w
 	}
 	f.Fuzz(func(t *testing.T, query, body string) {
-		for path, method := range map[string]string{
-			"/goim/push/keys": "POST", "/goim/push/mids": "POST", "/goim/push/room": "POST", "/goim/push/all": "POST",
-			"/goim/online/top": "GET", "/goim/online/room": "GET", "/goim/online/total": "GET",
-			"/goim/nodes/weighted": "GET", "/goim/nodes/instances": "GET",
+		for _, route := range []struct{ method, path string }{
+			{"POST", "/goim/push/keys"}, {"POST", "/goim/push/mids"}, {"POST", "/goim/push/room"}, {"POST", "/goim/push/all"},
+			{"GET", "/goim/online/top"}, {"GET", "/goim/online/room"}, {"GET", "/goim/online/total"},
+			{"GET", "/goim/nodes/weighted"}, {"GET", "/goim/nodes/instances"},
 		} {
+			method, path := route.method, route.path
 			w := ask(t, method, path, query, body)
 			var e struct {
 				Code    *int

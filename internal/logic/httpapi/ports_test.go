@@ -2,11 +2,33 @@ package httpapi_test
 
 import (
 	"context"
+	"testing"
 	"time"
 
+	"github.com/perseid-im/perseid/internal/logic"
+	"github.com/perseid-im/perseid/internal/logic/httpapi"
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/presence"
+	"github.com/perseid-im/perseid/internal/stream"
 )
+
+// serverOn is a server that listens nowhere.
+func serverOn(t testing.TB, log stream.Producer) *httpapi.Server {
+	t.Helper()
+	core, err := logic.New(logic.DefaultConfig(), logic.Deps{Presence: nobody{}, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := httpapi.New(httpapi.DefaultConfig(), httpapi.Deps{Core: core})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return server
+}
+
+func bareServer(t testing.TB) *httpapi.Server {
+	return serverOn(t, acceptingLog{new([]message.Target)})
+}
 
 // nobody is a presence without anybody, for the fuzzer: it answers at once.
 type nobody struct{}

@@ -135,7 +135,7 @@ func methodOf(path string) (method string, ok bool) {
 
 func (s *Server) routes() {
 	handlers := map[string]func(http.ResponseWriter, *http.Request){
-		pathPushKeys:       s.limited(s.pushKeys, goimBusy),
+		pathPushKeys:       s.limited(s.pushKeys, goimKeysBusy),
 		pathPushMids:       s.limited(s.pushMids, goimBusy),
 		pathPushRoom:       s.limited(s.pushRoom, goimBusy),
 		pathPushAll:        s.limited(s.pushAll, goimBusy),
