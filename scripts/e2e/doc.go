@@ -1,0 +1,5 @@
+// Package e2e tests Perseid as its operators run it: the daemons as separate
+// processes against a real Redis, a real Kafka and a real bilibili/discovery,
+// with clients that share no code with the product but the frame codec. It
+// holds tests only.
+package e2e
