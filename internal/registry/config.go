@@ -18,8 +18,8 @@ const (
 // Config is the section [registry].
 type Config struct {
 	Kind      string          `toml:"kind" doc:"where the addresses of the other nodes come from; static (this file, DNS) or discovery (bilibili/discovery)"`
-	Static    StaticConfig    `toml:"static"`
-	Discovery DiscoveryConfig `toml:"discovery"`
+	Static    StaticConfig    `toml:"static" doc:"kind static: addresses that stand here"`
+	Discovery DiscoveryConfig `toml:"discovery" doc:"kind discovery: the bilibili/discovery cluster"`
 }
 
 // StaticConfig is the section [registry.static].
@@ -69,22 +69,24 @@ func DefaultConfig() Config {
 func (c *Config) Problems() []string {
 	switch c.Kind {
 	case KindStatic:
-		return prefixed("static.", c.Static.Problems())
+		return prefixed("static.", c.Static.Check())
 	case KindDiscovery:
-		return prefixed("discovery.", c.Discovery.Problems())
+		return prefixed("discovery.", c.Discovery.Check())
 	}
 	return []string{fmt.Sprintf("kind = %q: %q or %q", c.Kind, KindStatic, KindDiscovery)}
 }
 
-// Problems lists everything that is wrong. No addresses at all is allowed.
-func (c *StaticConfig) Problems() []string {
+// Check lists everything that is wrong. No addresses at all is allowed. It is
+// not called Problems, because the loader asks every section that has that
+// method, also the one of the kind that was not chosen.
+func (c *StaticConfig) Check() []string {
 	problems := addressProblems("comet", c.Comet)
 	problems = append(problems, addressProblems("logic", c.Logic)...)
 	return append(problems, durationProblems("resolve_interval", c.ResolveInterval, 100*time.Millisecond, time.Hour)...)
 }
 
-// Problems lists everything that is wrong.
-func (c *DiscoveryConfig) Problems() []string {
+// Check lists everything that is wrong.
+func (c *DiscoveryConfig) Check() []string {
 	var problems []string
 	if len(c.Nodes) == 0 {
 		problems = append(problems, `nodes = []: at least one address of a bilibili/discovery server, host:port`)
@@ -115,26 +117,29 @@ func durationProblems(key string, value, least, most time.Duration) []string {
 }
 
 func addressProblems(key string, addresses []string) []string {
-	var problems []string
-	for i, address := range addresses {
+	var wrong []string
+	for _, address := range addresses {
 		if _, _, err := SplitAddress(address); err != nil {
-			problems = append(problems, fmt.Sprintf("%s[%d] = %q: host:port with a port of 1 to 65535 (%v)", key, i, address, err))
+			wrong = append(wrong, err.Error())
 		}
 	}
-	return problems
+	if wrong == nil {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s = %q: each host:port with a port of 1 to 65535; %s", key, addresses, strings.Join(wrong, "; "))}
 }
 
 // SplitAddress checks and splits host:port. The port is a number of 1 to 65535.
 func SplitAddress(address string) (host, port string, err error) {
 	host, port, err = net.SplitHostPort(address)
 	if err != nil {
-		return "", "", fmt.Errorf("address %q: %w", address, err)
+		return "", "", fmt.Errorf("%q is not host:port", address)
 	}
 	if u, err := url.Parse("grpc://" + address); host == "" || err != nil || u.Host != address || strings.Contains(address, ",") {
-		return "", "", fmt.Errorf("address %q: no usable host", address)
+		return "", "", fmt.Errorf("%q has no usable host", address)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return "", "", fmt.Errorf("address %q: no usable port", address)
+		return "", "", fmt.Errorf("%q has no usable port", address)
 	}
 	return host, port, nil
 }

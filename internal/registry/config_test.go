@@ -2,11 +2,14 @@ package registry
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	kregistry "github.com/go-kratos/kratos/v2/registry"
+
+	"github.com/perseid-im/perseid/internal/config"
 )
 
 func TestConfigProblems(t *testing.T) {
@@ -26,8 +29,7 @@ func TestConfigProblems(t *testing.T) {
 				Comet: []string{"127.0.0.1", "127.0.0.1:0", "127.0.0.1:70000", "127.0.0.1:grpc"},
 				Logic: []string{":3119", "grpc://127.0.0.1:3119", "a,b:3119", "a/b:3119"},
 			}
-		}, []string{"static.comet[0]", "static.comet[1]", "static.comet[2]", "static.comet[3]",
-			"static.logic[0]", "static.logic[1]", "static.logic[2]", "static.logic[3]", "static.resolve_interval"}},
+		}, []string{"static.comet", "static.logic", "static.resolve_interval"}},
 		{"the other kind is not looked at", func(c *Config) { c.Discovery = DiscoveryConfig{} }, nil},
 		{"all of discovery at once", func(c *Config) { c.Kind = KindDiscovery; c.Discovery = DiscoveryConfig{} },
 			[]string{"discovery.nodes", "discovery.zone", "discovery.env", "discovery.renew_interval", "discovery.poll_timeout"}},
@@ -35,14 +37,14 @@ func TestConfigProblems(t *testing.T) {
 			c.Kind = KindDiscovery
 			c.Discovery.RenewInterval, c.Discovery.PollTimeout = 61*time.Second, 31*time.Second
 			c.Discovery.Nodes = []string{"127.0.0.1:7171", "http://127.0.0.1:7171"}
-		}, []string{"discovery.nodes[1]", "discovery.renew_interval", "discovery.poll_timeout"}},
+		}, []string{"discovery.nodes", "discovery.renew_interval", "discovery.poll_timeout"}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			config := DefaultConfig()
-			c.change(&config)
+			cfg := DefaultConfig()
+			c.change(&cfg)
 			var keys []string
-			for _, problem := range config.Problems() {
+			for _, problem := range cfg.Problems() {
 				key, allowed, found := strings.Cut(problem, " = ")
 				if !found || !strings.Contains(allowed, ": ") {
 					t.Errorf("problem %q is not of the form key = value: what is allowed", problem)
@@ -53,6 +55,38 @@ func TestConfigProblems(t *testing.T) {
 				t.Errorf("problems of %v, want %v", keys, c.want)
 			}
 		})
+	}
+}
+
+func TestLoadedConfig(t *testing.T) {
+	load := func(sets ...string) string {
+		c := struct {
+			Registry Config `toml:"registry" doc:"node directory"`
+		}{DefaultConfig()}
+		if err := config.Load(&c, config.Options{Sets: sets}); err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	if got := load("registry.discovery.zone="); got != "" {
+		t.Errorf("the kind that was not chosen was checked: %s", got)
+	}
+	got := load("registry.kind=discovery", "registry.discovery.zone=", "registry.discovery.nodes=a:1,b:0,c", "registry.discovery.poll_timeout=31s")
+	for _, want := range []string{"registry.discovery.zone", "registry.discovery.nodes", `"b:0" has no usable port`, `"c" is not host:port`,
+		"registry.discovery.poll_timeout", "1s to 30s"} {
+		if strings.Count(got, want) != 1 {
+			t.Errorf("%q is not there once in:\n%s", want, got)
+		}
+	}
+}
+
+// Each wrong address is named by the problem of its key.
+func TestWrongAddresses(t *testing.T) {
+	for _, address := range []string{"127.0.0.1", "127.0.0.1:0", "127.0.0.1:70000", "127.0.0.1:grpc", ":3119", "grpc://127.0.0.1:3119", "a,b:3119", "a/b:3119", ""} {
+		c := StaticConfig{Comet: []string{"127.0.0.1:1", address}, ResolveInterval: time.Second}
+		if problems := c.Check(); len(problems) != 1 || strings.Count(problems[0], strconv.Quote(address)) != 2 {
+			t.Errorf("%q: problems %q", address, problems)
+		}
 	}
 }
 

@@ -66,7 +66,7 @@ type key struct{ service, id string }
 
 // New checks the configuration and does not talk to any server.
 func New(cfg directory.DiscoveryConfig, log *slog.Logger) (*Directory, error) {
-	if problems := cfg.Problems(); len(problems) > 0 {
+	if problems := cfg.Check(); len(problems) > 0 {
 		return nil, fmt.Errorf("discovery: configuration: %s", strings.Join(problems, "; "))
 	}
 	hostname, err := os.Hostname()

@@ -24,7 +24,7 @@ func parse(address string) (entry, error) {
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		return entry{}, fmt.Errorf("address %q: %w", address, err)
+		return entry{}, fmt.Errorf("port of %q: %w", address, err)
 	}
 	e := entry{port: uint16(n)}
 	if ip, err := netip.ParseAddr(name); err == nil {
