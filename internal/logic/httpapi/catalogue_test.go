@@ -4,7 +4,6 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	khttp "github.com/go-kratos/kratos/v2/transport/http"
 )
 
 // reasonsInCode are the values of all constants of type Reason in a folder.
@@ -101,7 +102,9 @@ func TestCatalogueOfReasons(t *testing.T) {
 func TestOpenAPIPaths(t *testing.T) {
 	server := bareServer(t)
 	served := map[string]bool{}
-	server.WalkHandle(func(method, path string, _ http.HandlerFunc) { served[method+" "+path] = true })
+	if err := server.WalkRoute(func(r khttp.RouteInfo) error { served[r.Method+" "+r.Path] = true; return nil }); err != nil {
+		t.Fatal(err)
+	}
 	text := read(t, "openapi.yaml")
 	documented := map[string]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^  (/\S+):\n    (get|post):$`).FindAllStringSubmatch(text, -1) {
