@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/perseid-im/perseid/internal/embedded"
 	"github.com/perseid-im/perseid/internal/obs"
@@ -71,7 +72,7 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 	cc.Node.Addrs = []string{host(cfg.TCP)}
 	lc.Logic.Node.TCPPort, lc.Logic.Node.WSPort = port(cfg.TCP), port(cfg.WebSocket)
 
-	dir, err := static.New(registry.DefaultConfig().Static, net.DefaultResolver, log)
+	dir, err := static.New(registry.StaticConfig{ResolveInterval: 5 * time.Second}, net.DefaultResolver, log)
 	if err != nil {
 		return nil, err
 	}
