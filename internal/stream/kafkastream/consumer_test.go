@@ -1,0 +1,686 @@
+package kafkastream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/internal/stream"
+)
+
+// fill appends n messages for each partition, numbered in their order.
+func fillPartitions(t testing.TB, cfg Config, p stream.Producer, first, n int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for partition := range cfg.Partitions {
+		key := onPartition(partition, cfg.Partitions, 1)[0]
+		wg.Go(func() {
+			for i := range n {
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				if err := p.Append(ctx, message.Message{Body: []byte(body(first + i))}, []message.Target{key}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+func awaitCompletions(t testing.TB, l *ledger, distinct int) {
+	t.Helper()
+	eventually(t, strconv.Itoa(distinct)+" completions", func() bool {
+		_, have := l.completions()
+		return have >= distinct
+	})
+}
+
+// grows fails when a list of offsets does not strictly grow.
+func grows(t testing.TB, what string, offsets []int64) {
+	t.Helper()
+	for i := 1; i < len(offsets); i++ {
+		if offsets[i] <= offsets[i-1] {
+			t.Errorf("%s: offset %d after %d", what, offsets[i], offsets[i-1])
+			return
+		}
+	}
+}
+
+func TestCleanRestartRepeatsNothing(t *testing.T) {
+	checkLeaks(t)
+	k := fakeKafka(t)
+	cfg := testConfig(t, k.ListenAddrs()...)
+	cfg.CommitInterval = time.Minute // only the stop commits
+	ensure(t, cfg)
+	testCleanRestartRepeatsNothing(t, cfg)
+	if g := k.GroupInfo(cfg.Group); g == nil || len(g.Members) != 0 {
+		t.Errorf("members after a clean stop: %+v", g)
+	}
+}
+
+func testCleanRestartRepeatsNothing(t *testing.T, cfg Config) {
+	p := connected(t, cfg)
+	l := newLedger()
+	const each = 50
+	want := 0
+	for round := range 3 {
+		fillPartitions(t, cfg, p, round*each, each)
+		want += each * int(cfg.Partitions)
+		r := run(t, cfg, l.diligent("m"), ConsumerHooks{})
+		awaitCompletions(t, l, want)
+		began := time.Now()
+		r.stop(t)
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+	}
+	if total, distinct := l.completions(); total != want || distinct != want {
+		t.Errorf("%d completions of %d records, want %d of each", total, distinct, want)
+	}
+	for partition := range cfg.Partitions {
+		grows(t, fmt.Sprintf("partition %d", partition), offsets(l.deliveries(), partition))
+		if at := committed(t, cfg, partition); at != 3*each {
+			t.Errorf("partition %d: committed %d, want %d", partition, at, 3*each)
+		}
+	}
+}
+
+func TestRebalanceKeepsOrderAndLosesNothing(t *testing.T) {
+	for _, strategy := range []string{"cooperative", "sticky"} {
+		t.Run(strategy, func(t *testing.T) {
+			checkLeaks(t)
+			cfg := testConfig(t, fakeKafka(t).ListenAddrs()...)
+			cfg.RebalanceStrategy = strategy
+			ensure(t, cfg)
+			testRebalance(t, cfg)
+		})
+	}
+}
+
+// testRebalance runs members that come and go while messages flow. With clean
+// hand-overs nothing is repeated, so every partition is one growing sequence
+// over all members.
+func testRebalance(t *testing.T, cfg Config) {
+	p := connected(t, cfg)
+	l := newLedger()
+	stop := make(chan struct{})
+	var sent atomic.Int64
+	var wg sync.WaitGroup
+	for partition := range cfg.Partitions {
+		key := onPartition(partition, cfg.Partitions, 1)[0]
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				err := p.Append(ctx, message.Message{Body: []byte(body(i))}, []message.Target{key})
+				cancel()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				sent.Add(1)
+			}
+		})
+	}
+	busy := func(member string) {
+		t.Helper()
+		seen := len(l.deliveries())
+		eventually(t, member+" works", func() bool {
+			return slices.ContainsFunc(l.deliveries()[seen:], func(d delivery) bool { return d.member == member })
+		})
+	}
+	a := run(t, cfg, l.diligent("a"), ConsumerHooks{})
+	busy("a")
+	b := run(t, cfg, l.diligent("b"), ConsumerHooks{})
+	busy("b")
+	busy("a")
+	a.stop(t)
+	busy("b")
+	c := run(t, cfg, l.diligent("c"), ConsumerHooks{})
+	busy("c")
+	b.stop(t)
+	busy("c")
+	close(stop)
+	wg.Wait()
+	awaitCompletions(t, l, int(sent.Load()))
+	c.stop(t)
+
+	total, distinct := l.completions()
+	if distinct != int(sent.Load()) || total != distinct {
+		t.Errorf("%d records, %d completions, %d distinct", sent.Load(), total, distinct)
+	}
+	for partition := range cfg.Partitions {
+		grows(t, fmt.Sprintf("partition %d", partition), offsets(l.deliveries(), partition))
+	}
+}
+
+// A revoked worker finishes what is under way; that is committed before the
+// next owner starts. What it completes after it returned is not.
+func TestRevocationWaitsForTheWorker(t *testing.T) {
+	checkLeaks(t)
+	cfg := testConfig(t, fakeKafka(t).ListenAddrs()...)
+	cfg.Partitions = 1
+	cfg.CommitInterval = time.Minute
+	ensure(t, cfg)
+	p := connected(t, cfg)
+	fillPartitions(t, cfg, p, 0, 10)
+
+	l := newLedger()
+	has, held := make(chan struct{}), make(chan stream.Claim, 1)
+	a := run(t, cfg, func(ctx context.Context, c stream.Claim) error {
+		for got := 0; got < 10; {
+			records, err := c.Next(ctx, 10)
+			if err != nil {
+				return err
+			}
+			got += len(records)
+		}
+		close(has)
+		if _, err := c.Next(ctx, 10); !errors.Is(err, stream.ErrRevoked) {
+			t.Errorf("Next: %v", err)
+		}
+		for offset := range int64(6) { // finished after the revocation
+			c.Complete(offset)
+		}
+		held <- c
+		return nil
+	}, ConsumerHooks{})
+	<-has
+	a.stop(t)
+	c := <-held
+	for offset := range int64(10) {
+		c.Complete(offset) // too late
+	}
+	if _, err := c.Next(t.Context(), 1); !errors.Is(err, stream.ErrRevoked) {
+		t.Errorf("Next of a worker that returned: %v", err)
+	}
+	if at := committed(t, cfg, 0); at != 6 {
+		t.Errorf("committed %d, want 6", at)
+	}
+	b := run(t, cfg, l.diligent("b"), ConsumerHooks{})
+	awaitCompletions(t, l, 4)
+	b.stop(t)
+	if got := offsets(l.deliveries(), 0); !slices.Equal(got, []int64{6, 7, 8, 9}) {
+		t.Errorf("the next owner got %v", got)
+	}
+}
+
+// The worker's context ends with the budget, not with the revocation.
+func TestBudgetEndsTheWorkersContext(t *testing.T) {
+	checkLeaks(t)
+	cfg := testConfig(t, fakeKafka(t).ListenAddrs()...)
+	cfg.Partitions = 1
+	cfg.FinishTimeout = 300 * time.Millisecond
+	ensure(t, cfg)
+	began, ended := make(chan struct{}), make(chan time.Time, 1)
+	r := run(t, cfg, func(ctx context.Context, _ stream.Claim) error {
+		close(began)
+		<-ctx.Done()
+		ended <- time.Now()
+		return context.Cause(ctx)
+	}, ConsumerHooks{})
+	<-began
+	stopped := time.Now()
+	r.stop(t)
+	if took := (<-ended).Sub(stopped); took < cfg.FinishTimeout {
+		t.Errorf("the context ended %v after the stop, the budget is %v", took, cfg.FinishTimeout)
+	}
+	if !r.journal.has("has not finished in time") {
+		t.Error("not logged")
+	}
+}
+
+// A worker that dies in the middle of a batch: the next one gets everything
+// from the mark on, and the other partitions do not notice.
+func TestFailedWorkerIsStartedAgainFromTheMark(t *testing.T) {
+	checkLeaks(t)
+	k := fakeKafka(t)
+	cfg := testConfig(t, k.ListenAddrs()...)
+	ensure(t, cfg)
+	p := connected(t, cfg)
+	l := newLedger()
+	var lives atomic.Int32
+	diligent := l.diligent("m")
+	r := run(t, cfg, func(ctx context.Context, c stream.Claim) error {
+		if c.Partition() != 1 || lives.Add(1) > 3 {
+			return diligent(ctx, c)
+		}
+		for {
+			records, err := c.Next(ctx, 5)
+			if err != nil {
+				return err
+			}
+			l.take("failing", records)
+			for i, r := range records {
+				if r.Offset == 17 {
+					if lives.Load() == 2 {
+						panic("worker panics")
+					}
+					return errors.New("worker fails")
+				}
+				if i != 1 || r.Offset < 15 { // leaves a hole just before it dies
+					l.complete(1, r.Offset)
+					c.Complete(r.Offset)
+				}
+			}
+		}
+	}, ConsumerHooks{})
+	fillPartitions(t, cfg, p, 0, 100)
+	awaitCompletions(t, l, 100*int(cfg.Partitions))
+	r.stop(t)
+
+	for partition := range cfg.Partitions {
+		got := offsets(l.deliveries(), partition)
+		if partition == 1 {
+			if lives.Load() != 4 {
+				t.Errorf("%d workers, want 4", lives.Load())
+			}
+			var last []int64 // of the worker that survived
+			for _, d := range l.deliveries() {
+				if d.partition == 1 && d.member == "m" {
+					last = append(last, d.offset)
+				}
+			}
+			grows(t, "the last worker", last)
+			if len(last) == 0 || last[0] > 17 || last[len(last)-1] != 99 {
+				t.Errorf("the last worker got %v", last)
+			}
+			continue
+		}
+		if len(got) != 100 {
+			t.Errorf("partition %d: %d deliveries of 100", partition, len(got))
+		}
+		grows(t, fmt.Sprintf("partition %d", partition), got)
+	}
+	for partition := range cfg.Partitions {
+		if at := committed(t, cfg, partition); at != 100 {
+			t.Errorf("partition %d: committed %d", partition, at)
+		}
+	}
+	if n := r.journal.count("joined the consumer group"); n != 1 {
+		t.Errorf("joined the group %d times: a failed worker cost the neighbours their session", n)
+	}
+	if !r.journal.has("worker panics") {
+		t.Error("the panic is not logged")
+	}
+}
+
+// A job that is killed has committed nothing since its last interval: the next
+// one gets everything that was not committed, without a gap.
+func TestKilledMemberLosesAndSkipsNothing(t *testing.T) {
+	checkLeaks(t)
+	k := fakeKafka(t)
+	cfg := testConfig(t, k.ListenAddrs()...)
+	cfg.Partitions = 2
+	cfg.CommitInterval = time.Minute
+	cfg.FinishTimeout = 200 * time.Millisecond
+	ensure(t, cfg)
+	p := connected(t, cfg)
+	fillPartitions(t, cfg, p, 0, 200)
+	l := newLedger()
+	// From the broker's view a killed member's commits and leave never come.
+	silence := k.Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: cfg.Group, Err: kerr.UnknownMemberID, Count: -1,
+	})
+	a := run(t, cfg, func(ctx context.Context, c stream.Claim) error {
+		records, err := c.Next(ctx, 150)
+		if err != nil {
+			return err
+		}
+		l.take("killed", records)
+		for _, r := range records[:len(records)/2] {
+			c.Complete(r.Offset)
+		}
+		<-ctx.Done()
+		return nil
+	}, ConsumerHooks{})
+	eventually(t, "the first member works on both partitions", func() bool {
+		return len(offsets(l.deliveries(), 0)) > 0 && len(offsets(l.deliveries(), 1)) > 0
+	})
+	a.stop(t)
+	silence.Remove()
+	b := run(t, cfg, l.diligent("b"), ConsumerHooks{})
+	awaitCompletions(t, l, 400)
+	b.stop(t)
+	for partition := range cfg.Partitions {
+		var got []int64
+		for _, d := range l.deliveries() {
+			if d.member == "b" && d.partition == partition {
+				got = append(got, d.offset)
+			}
+		}
+		grows(t, fmt.Sprintf("partition %d", partition), got)
+		if len(got) != 200 {
+			t.Errorf("partition %d: %d of 200 after the kill", partition, len(got))
+		}
+	}
+}
+
+// Commits that fail are tried again with the next interval; the worker goes on.
+func TestCommitFailureIsRetried(t *testing.T) {
+	checkLeaks(t)
+	k := fakeKafka(t)
+	cfg := testConfig(t, k.ListenAddrs()...)
+	cfg.Partitions = 1
+	ensure(t, cfg)
+	p := connected(t, cfg)
+	failing := k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: cfg.Group, Err: kerr.CoordinatorLoadInProgress, Count: -1})
+	l := newLedger()
+	r := run(t, cfg, l.diligent("m"), ConsumerHooks{})
+	fillPartitions(t, cfg, p, 0, 20)
+	awaitCompletions(t, l, 20)
+	eventually(t, "some commits failed", func() bool { return failing.Hits() >= 3 })
+	if at := committed(t, cfg, 0); at > 0 {
+		t.Errorf("committed %d while commits fail", at)
+	}
+	failing.Remove()
+	eventually(t, "a commit", func() bool { return committed(t, cfg, 0) == 20 })
+	r.stop(t)
+	if total, _ := l.completions(); total != 20 {
+		t.Errorf("%d completions of 20 records", total)
+	}
+}
+
+func TestPoisonGoesToTheDeadLetters(t *testing.T) {
+	checkLeaks(t)
+	k := fakeKafka(t)
+	cfg := testConfig(t, k.ListenAddrs()...)
+	cfg.Partitions = 2
+	ensure(t, cfg)
+	testPoison(t, cfg, func() func() {
+		h := k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: cfg.DLQTopic, Err: kerr.NotEnoughReplicas, Count: -1})
+		return func() {
+			if h.Hits() == 0 {
+				t.Error("the dead letter was not tried while its topic was away")
+			}
+			h.Remove()
+		}
+	})
+}
+
+// testPoison: the letter is exact, the partition waits for it and skips
+// nothing, and the other partition does not wait.
+func testPoison(t *testing.T, cfg Config, breakDLQ func() (repair func())) {
+	p := connected(t, cfg)
+	repair := breakDLQ()
+	poison := &sarama.ProducerMessage{
+		Topic: cfg.Topic, Partition: 0, Key: sarama.StringEncoder("some key"), Value: sarama.ByteEncoder("\xff\x00 poison"),
+		Headers: []sarama.RecordHeader{{Key: []byte("h"), Value: []byte("v")}},
+	}
+	s, _ := p.connected()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.send(ctx, 1, func(int) (*sarama.ProducerMessage, error) { return poison, nil }); err != nil {
+		t.Fatal(err)
+	}
+	fillPartitions(t, cfg, p, 0, 10)
+
+	l := newLedger()
+	var letters atomic.Int32
+	var trying atomic.Bool
+	r := run(t, cfg, func(ctx context.Context, c stream.Claim) error {
+		for {
+			records, err := c.Next(ctx, 4)
+			if err != nil {
+				return err
+			}
+			for _, r := range records {
+				if r.Err != nil {
+					trying.Store(true)
+					if err := c.DeadLetter(ctx, r); err != nil {
+						return err
+					}
+				} else {
+					l.take("m", []stream.Record{r})
+				}
+				l.complete(c.Partition(), r.Offset)
+				c.Complete(r.Offset)
+			}
+		}
+	}, ConsumerHooks{DeadLetter: func(int32) { letters.Add(1) }})
+	awaitCompletions(t, l, 10)
+	eventually(t, "the poison is tried", trying.Load)
+	if got := offsets(l.deliveries(), 0); len(got) != 0 {
+		t.Errorf("offsets %v went past the poison", got)
+	}
+	repair()
+	awaitCompletions(t, l, 21)
+	r.stop(t)
+	if got := offsets(l.deliveries(), 0); len(got) != 10 {
+		t.Errorf("after the poison: offsets %v", got)
+	}
+
+	all := stored(t, cfg, cfg.DLQTopic)
+	if len(all[0]) != 1 || letters.Load() != 1 {
+		t.Fatalf("%d dead letters, hook called %d times", len(all[0]), letters.Load())
+	}
+	letter := all[0][0]
+	headers := map[string]string{}
+	for _, h := range letter.Headers {
+		headers[string(h.Key)] = string(h.Value)
+	}
+	why := headers[headerError]
+	delete(headers, headerError)
+	if string(letter.Key) != "some key" || string(letter.Value) != "\xff\x00 poison" || !strings.HasPrefix(why, "record: ") ||
+		fmt.Sprint(headers) != fmt.Sprint(map[string]string{"h": "v", headerTopic: cfg.Topic, headerPartition: "0", headerOffset: "0"}) {
+		t.Errorf("dead letter: key %q, value %q, error %q, headers %v", letter.Key, letter.Value, why, headers)
+	}
+}
+
+// A slow partition is bounded by what is in flight and fetched ahead; its
+// neighbours, which are fetched from the same broker, go on.
+func TestSlowWorkerStopsOnlyItself(t *testing.T) {
+	checkLeaks(t)
+	cfg := testConfig(t, fakeKafka(t).ListenAddrs()...)
+	cfg.MaxInFlightRecords = 40
+	ensure(t, cfg)
+	p := connected(t, cfg)
+	l := newLedger()
+	diligent := l.diligent("m")
+	release := make(chan struct{})
+	var most atomic.Int64
+	var slow atomic.Pointer[tenure]
+	r := run(t, cfg, func(ctx context.Context, c stream.Claim) error {
+		if c.Partition() != 0 {
+			return diligent(ctx, c)
+		}
+		slow.Store(c.(*tenure))
+		var open []int64
+		for len(open) < cfg.MaxInFlightRecords {
+			records, err := c.Next(ctx, 7)
+			if err != nil {
+				return err
+			}
+			for _, r := range records {
+				open = append(open, r.Offset)
+			}
+			most.Store(int64(len(open)))
+		}
+		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		records, err := c.Next(short, 1)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Next above the bound: %d records, %v", len(records), err)
+		}
+		<-release
+		for _, o := range open {
+			l.complete(0, o)
+			c.Complete(o)
+		}
+		return diligent(ctx, c)
+	}, ConsumerHooks{})
+	const each = 500
+	fillPartitions(t, cfg, p, 0, each)
+	awaitCompletions(t, l, each*int(cfg.Partitions-1))
+	eventually(t, "the bound", func() bool { return most.Load() == int64(cfg.MaxInFlightRecords) })
+	c := slow.Load()
+	c.mu.Lock()
+	ahead, paused := len(c.queue), c.paused
+	c.mu.Unlock()
+	if !paused {
+		t.Error("the slow partition is not paused")
+	}
+	// What was asked for before the pause may still come.
+	if ahead > each/2 {
+		t.Errorf("%d of %d records are fetched ahead of a bound of %d", ahead, each, cfg.MaxInFlightRecords)
+	}
+	close(release)
+	awaitCompletions(t, l, each*int(cfg.Partitions))
+	r.stop(t)
+	for partition := range cfg.Partitions {
+		grows(t, fmt.Sprintf("partition %d", partition), offsets(l.deliveries(), partition))
+	}
+}
+
+func TestBytesBoundWhatIsInFlight(t *testing.T) {
+	cfg := testConfig(t, "127.0.0.1:1")
+	var paused []bool
+	var marks []int64
+	c := newClaim(claimed{
+		maxRecords: 100, maxBytes: 1000, maxBodyBytes: cfg.MaxBodyBytes(),
+		mark:  func(o int64) { marks = append(marks, o) },
+		pause: func(p bool) { paused = append(paused, p) },
+		lag:   func(int64) {},
+	})
+	w := c.start()
+	for o := range int64(12) {
+		c.push(&sarama.ConsumerMessage{Offset: o * 2, Value: make([]byte, 300)})
+	}
+	if !slices.Equal(paused, []bool{true}) {
+		t.Errorf("pauses: %v", paused)
+	}
+	for _, step := range []struct{ complete, want int64 }{{-1, 3}, {2, 0}, {0, 2}, {4, 1}} {
+		if step.complete >= 0 {
+			w.Complete(step.complete)
+		}
+		got, err := w.take(100)
+		if err != nil || int64(len(got)) != step.want {
+			t.Errorf("after completing %d: %d records, %v; want %d", step.complete, len(got), err, step.want)
+		}
+	}
+	if !slices.Equal(marks, []int64{3, 5}) {
+		t.Errorf("marks: %v", marks)
+	}
+	// A record above the whole bound still gets through, alone.
+	c.push(&sarama.ConsumerMessage{Offset: 100, Value: make([]byte, 5000)})
+	last := int64(0)
+	for o := int64(6); o < 24; o += 2 {
+		w.Complete(o)
+		got, err := w.take(100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, msg := range got {
+			last = msg.Offset
+		}
+	}
+	if last != 100 {
+		t.Errorf("the last record given out is %d", last)
+	}
+	if !slices.Equal(paused, []bool{true, false}) {
+		t.Errorf("pauses: %v", paused)
+	}
+}
+
+func TestLogNamesTheIncarnationOfTheTopic(t *testing.T) {
+	checkLeaks(t)
+	k := fakeKafka(t)
+	cfg := testConfig(t, k.ListenAddrs()...)
+	cfg.Partitions = 1
+	ensure(t, cfg)
+	name := func() string {
+		got := make(chan string, 1)
+		r := run(t, cfg, func(ctx context.Context, c stream.Claim) error {
+			got <- c.Log()
+			_, err := c.Next(ctx, 1)
+			return err
+		}, ConsumerHooks{})
+		defer r.stop(t)
+		select {
+		case n := <-got:
+			return n
+		case <-time.After(patience):
+			t.Fatal("no claim")
+			return ""
+		}
+	}
+	first := name()
+	if id := k.TopicInfo(cfg.Topic).TopicID; first != cfg.Topic+"/"+sarama.Uuid(id).String() {
+		t.Errorf("Log() = %q", first)
+	}
+	if again := name(); again != first {
+		t.Errorf("Log() = %q, then %q", first, again)
+	}
+	admin, err := sarama.NewClusterAdmin(cfg.Brokers, adminConfig(&cfg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	if err := admin.DeleteTopic(cfg.Topic); err != nil {
+		t.Fatal(err)
+	}
+	ensure(t, cfg)
+	if second := name(); second == first || !strings.HasPrefix(second, cfg.Topic+"/") {
+		t.Errorf("Log() of a new topic = %q", second)
+	}
+}
+
+// The consumer waits for a broker that is not there yet, and survives one that
+// goes away and comes back.
+func TestConsumerSurvivesABrokerRestart(t *testing.T) {
+	checkLeaks(t)
+	dir, port := t.TempDir(), freePort(t)
+	start := func() *kfake.Cluster {
+		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port), kfake.DataDir(dir), kfake.GroupMinSessionTimeout(100*time.Millisecond))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	cfg := testConfig(t, "127.0.0.1:"+strconv.Itoa(port))
+	cfg.Partitions = 2
+	l := newLedger()
+	r := run(t, cfg, l.diligent("m"), ConsumerHooks{})
+	eventually(t, "a warning", func() bool { return r.journal.has("not in the consumer group") })
+	if r.Joined() {
+		t.Error("joined without a broker")
+	}
+	k := start()
+	ensure(t, cfg)
+	p := connected(t, cfg)
+	fillPartitions(t, cfg, p, 0, 20)
+	awaitCompletions(t, l, 40)
+	eventually(t, "a commit", func() bool { return committed(t, cfg, 0) == 20 && committed(t, cfg, 1) == 20 })
+	k.Close()
+	eventually(t, "the session ends", func() bool { return !r.Joined() })
+	k = start()
+	defer func() { k.Close() }()
+	fillPartitions(t, cfg, p, 20, 20)
+	awaitCompletions(t, l, 80)
+	r.stop(t)
+	if total, _ := l.completions(); total != 80 {
+		t.Errorf("%d completions of 80 records", total)
+	}
+	closeProducer(t, p)
+}
