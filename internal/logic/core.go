@@ -6,7 +6,8 @@
 // # Ownership
 //
 // Core owns one goroutine, from Start to Close, which keeps a snapshot of the
-// cluster (online.go). Everything else runs in the caller's goroutine.
+// cluster (online.go). Everything else runs in the caller's goroutine, except
+// that Push reads states in one of its own, which ends before Push does.
 //
 // # Concurrency
 //
