@@ -129,16 +129,15 @@ func (b *Bucket) turn() {
 		b.wheel.Advance(b.nowMS, func(s *Session) { b.protect(s, func() { b.deadline(s) }) })
 		b.paceAlls()
 	}
-	if b.backlog < b.gateway.cfg.BacklogBytes {
+	behind := b.backlog >= b.gateway.cfg.BacklogBytes
+	b.batches = b.batches[:0]
+	if !behind {
 		var left bool
-		b.batches, left = b.pushes.Drain(b.batches[:0], turnBatches)
+		b.batches, left = b.pushes.Drain(b.batches, turnBatches)
 		more = more || left
 		for _, batch := range b.batches {
 			b.protect(nil, func() { b.apply(batch) })
 		}
-	} else {
-		b.batches = b.batches[:0]
-		more = true
 	}
 	b.flush()
 	for i, batch := range b.batches {
@@ -149,6 +148,11 @@ func (b *Bucket) turn() {
 		more = true
 	}
 	b.flush()
+	// The mailbox wakes nobody until it was drained empty. A backlog that only
+	// a paced push to all can shorten needs no turn before the next tick.
+	if behind && b.backlog < b.gateway.cfg.BacklogBytes {
+		more = true
+	}
 	if more {
 		select {
 		case b.again <- struct{}{}:
@@ -237,6 +241,11 @@ func (b *Bucket) find(id uint64) *Session {
 
 // Close ends a session for a reason; version 2 clients and WebSockets are told.
 func (b *Bucket) Close(s *Session, why Reason) {
+	b.close(s, why, why.Code(), why.String())
+}
+
+// close is Close with what the WebSocket close frame says.
+func (b *Bucket) close(s *Session, why Reason, code uint16, text string) {
 	if s.state == closed {
 		return
 	}
@@ -245,7 +254,10 @@ func (b *Bucket) Close(s *Session, why Reason) {
 		s.conn.Reset()
 		return
 	}
-	b.bye(s, why)
+	if s.state == confirming {
+		s.out.buf = s.out.buf[:0] // pushes that were to follow the auth reply
+	}
+	b.bye(s, why, code, text)
 	b.flushOne(s)
 	if s.state == closed { // the write failed and closed it
 		return

@@ -93,7 +93,7 @@ func TestRepeatsAreNotApplied(t *testing.T) {
 		return out
 	}
 	for _, b := range [][]Push{batch(10, 12), batch(10, 14), batch(1, 5)} {
-		d, err := f.g.Dispatch(f.lane, b)
+		d, err := f.g.Dispatch(f.t.Context(), f.lane, b)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +101,7 @@ func TestRepeatsAreNotApplied(t *testing.T) {
 	}
 	other := f.lane
 	other.Log = "push/2" // a recreated topic begins at 0 again
-	d, err := f.g.Dispatch(other, batch(1, 1))
+	d, err := f.g.Dispatch(f.t.Context(), other, batch(1, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +323,7 @@ func TestMergingFollowsTheLoad(t *testing.T) {
 	for i := range 50 {
 		batch = append(batch, Push{Offset: int64(i + 1), Op: 1000, Body: []byte{byte(i)}, Room: "live://1000"})
 	}
-	d, err := f.g.Dispatch(f.lane, batch)
+	d, err := f.g.Dispatch(f.t.Context(), f.lane, batch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +349,7 @@ func TestAllAtASpeed(t *testing.T) {
 	for i := range 40 {
 		f.connect(f.buckets[0], 1, fmt.Sprintf(`{"key":"%d","accepts":[1]}`, i))
 	}
-	d, err := f.g.Dispatch(f.lane, []Push{{Offset: 1, Op: 1, Body: []byte("x"), All: true, Speed: 100}})
+	d, err := f.g.Dispatch(f.t.Context(), f.lane, []Push{{Offset: 1, Op: 1, Body: []byte("x"), All: true, Speed: 100}})
 	if err != nil {
 		t.Fatal(err)
 	}

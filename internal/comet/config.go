@@ -17,7 +17,7 @@ type Config struct {
 	TurnWrites       int           `toml:"turn_writes" doc:"writes of broadcasts in one turn of a loop before it looks at its sockets again; 16 to 100000"`
 	BacklogBytes     int           `toml:"backlog_bytes" doc:"bytes of pushes that may wait in one loop, and again in its mailbox; 65536 to 1073741824"`
 	ConnectWorkers   int           `toml:"connect_workers" doc:"concurrent calls to logic for auth and for disconnects; 1 to 256"`
-	ConnectBatch     int           `toml:"connect_batch" doc:"sessions in one call to logic; 1 to 4096"`
+	ConnectBatch     int           `toml:"connect_batch" doc:"sessions in one call to logic; 1 to 1024"`
 	ConnectQueue     int           `toml:"connect_queue" doc:"sessions that may wait for auth; more are told to come back; 1 to 1000000"`
 	LogicTimeout     time.Duration `toml:"logic_timeout" doc:"deadline of one call to logic; 100ms to 1m"`
 	LeaseInterval    time.Duration `toml:"lease_interval" doc:"how often the lease of this comet is renewed; a third of logic's lease_ttl or less; 100ms to 1m"`
@@ -75,7 +75,7 @@ func (c *Config) Problems() []string {
 	ints("turn_writes", c.TurnWrites, 16, 100_000)
 	ints("backlog_bytes", c.BacklogBytes, 64<<10, 1<<30)
 	ints("connect_workers", c.ConnectWorkers, 1, 256)
-	ints("connect_batch", c.ConnectBatch, 1, 4096)
+	ints("connect_batch", c.ConnectBatch, 1, 1024) // with token and cookie 12 KiB each, and a call may have 16 MiB
 	ints("connect_queue", c.ConnectQueue, 1, 1_000_000)
 	durations("logic_timeout", c.LogicTimeout, 100*time.Millisecond, time.Minute)
 	durations("lease_interval", c.LeaseInterval, 100*time.Millisecond, time.Minute)

@@ -1,7 +1,9 @@
 package comet
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -109,15 +111,23 @@ var ErrStopped = errors.New("comet: stopped")
 
 // guard remembers how far each lane of each partition was applied, so that
 // what a job sends again after a broken stream, a crash or a rebalance is not
-// delivered twice. It is one small entry per (log, lane, partition).
+// delivered twice. It is one small entry per (log, lane, loop, partition): by
+// loop, because a Dispatch that is given up has reached some loops and not
+// others, and what is sent again then goes to the others only.
 type guard struct {
 	mu    sync.Mutex
 	lanes map[Lane]*laneGuard
 }
 
 type laneGuard struct {
-	mu      sync.Mutex // held while the pushes of a batch enter the mailboxes: keeps their order
-	applied map[int32]int64
+	entry   chan struct{} // holds a token while a batch enters the mailboxes: keeps their order
+	applied map[place]int64
+}
+
+// place is a partition as one loop sees it.
+type place struct {
+	loop      int
+	partition int32
 }
 
 func (g *guard) lane(l Lane) *laneGuard {
@@ -125,7 +135,7 @@ func (g *guard) lane(l Lane) *laneGuard {
 	defer g.mu.Unlock()
 	lg := g.lanes[l]
 	if lg == nil {
-		lg = &laneGuard{applied: map[int32]int64{}}
+		lg = &laneGuard{entry: make(chan struct{}, 1), applied: map[place]int64{}}
 		g.lanes[l] = lg
 	}
 	return lg
@@ -134,47 +144,66 @@ func (g *guard) lane(l Lane) *laneGuard {
 // Dispatch hands pushes of one lane to the loops and returns at once when
 // their mailboxes have room; a full mailbox makes it wait, which is what
 // slows the job down. Batches of one lane are applied in the order of the
-// calls.
-func (g *Gateway) Dispatch(lane Lane, pushes []Push) (*Delivery, error) {
+// calls. When ctx ends first, some loops may have got the batch: the same
+// pushes may be dispatched again and reach every target once.
+func (g *Gateway) Dispatch(ctx context.Context, lane Lane, pushes []Push) (*Delivery, error) {
 	d := &Delivery{Pushes: pushes, Results: make([]PushResult, len(pushes)), done: make(chan struct{})}
 	buckets := *g.buckets.Load()
 	batches := make([]bucketBatch, len(buckets))
 	sizes := make([]int, len(buckets))
 
 	lg := g.guard.lane(lane)
-	lg.mu.Lock()
-	defer lg.mu.Unlock()
+	select {
+	case lg.entry <- struct{}{}:
+		defer func() { <-lg.entry }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("comet: dispatch: %w", ctx.Err())
+	case <-g.stopped:
+		return nil, ErrStopped
+	}
+	applied := func(loop int, p *Push) bool {
+		last, ok := lg.applied[place{loop, p.Partition}]
+		return ok && p.Offset <= last
+	}
 	for i := range pushes {
 		p, r := &pushes[i], &d.Results[i]
 		if len(p.Sessions) > 0 {
 			r.Sessions = make([]Outcome, len(p.Sessions))
 		}
-		if applied, ok := lg.applied[p.Partition]; ok && p.Offset <= applied {
-			r.Repeat = true
-			for t := range r.Sessions {
-				r.Sessions[t] = Repeat
-			}
-			continue
-		}
+		fresh, repeats := 0, 0
 		if len(p.Sessions) == 0 {
 			for at := range batches {
+				if applied(at, p) {
+					repeats++
+					continue
+				}
+				fresh++
 				batches[at].units = append(batches[at].units, unit{int32(i), -1})
 				sizes[at] += len(p.Body) + wire.HeaderLen
 			}
-			continue
 		}
 		for t, id := range p.Sessions {
 			loop, _, _ := splitID(id)
-			if int(loop) >= len(batches) {
-				continue // NotHere
+			switch {
+			case int(loop) >= len(batches): // NotHere
+			case applied(int(loop), p):
+				repeats++
+				r.Sessions[t] = Repeat
+			default:
+				fresh++
+				units := batches[loop].units
+				if len(units) == 0 || units[len(units)-1].push != int32(i) {
+					sizes[loop] += len(p.Body) + wire.HeaderLen
+				}
+				batches[loop].units = append(units, unit{int32(i), int32(t)})
 			}
-			units := batches[loop].units
-			if len(units) == 0 || units[len(units)-1].push != int32(i) {
-				sizes[loop] += len(p.Body) + wire.HeaderLen
-			}
-			batches[loop].units = append(units, unit{int32(i), int32(t)})
 		}
+		r.Repeat = repeats > 0 && fresh == 0
 	}
+	// Put ends with the stream or with the comet, whichever is first.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.life, cancel)()
 	d.hold() // this call's own, so that Done cannot come before the last Put
 	defer d.release()
 	for at := range batches {
@@ -183,14 +212,19 @@ func (g *Gateway) Dispatch(lane Lane, pushes []Push) (*Delivery, error) {
 		}
 		batches[at].d = d
 		d.hold()
-		if err := buckets[at].pushes.Put(g.life, &batches[at], sizes[at]); err != nil {
+		if err := buckets[at].pushes.Put(ctx, &batches[at], sizes[at]); err != nil {
 			d.release()
-			return nil, ErrStopped
+			if g.life.Err() != nil {
+				return nil, ErrStopped
+			}
+			return nil, fmt.Errorf("comet: dispatch: %w", err)
 		}
-	}
-	for i := range pushes {
-		if !d.Results[i].Repeat {
-			lg.applied[pushes[i].Partition] = pushes[i].Offset
+		last := int32(-1)
+		for _, u := range batches[at].units {
+			if p := &pushes[u.push]; u.push != last {
+				lg.applied[place{at, p.Partition}] = p.Offset
+				last = u.push
+			}
 		}
 	}
 	return d, nil

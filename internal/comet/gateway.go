@@ -113,7 +113,7 @@ func (g *Gateway) SetGRPCAddr(addr string) {
 // comet by its lease.
 func (g *Gateway) Start(ctx context.Context) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		_, err := g.refresh(ctx, nil, nil)
+		err := g.announce(ctx)
 		if err == nil {
 			break
 		}
@@ -224,7 +224,7 @@ func (g *Gateway) Kick(ids []uint64, why Reason) {
 // sessions paced over the window. It returns when none is left or ctx ended.
 func (g *Gateway) Drain(ctx context.Context, window time.Duration) error {
 	g.draining.Store(true)
-	if _, err := g.refresh(ctx, nil, nil); err != nil {
+	if err := g.announce(ctx); err != nil {
 		g.log.Warn("could not tell that this node drains", "error", err)
 	}
 	const step = 50 * time.Millisecond

@@ -7,13 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/perseid-im/perseid/internal/leakcheck"
 	"github.com/perseid-im/perseid/internal/obs"
 	"github.com/perseid-im/perseid/pkg/wire"
 )
@@ -104,6 +103,7 @@ type testLogic struct {
 	resync       bool
 	fail         error
 	block        chan struct{}
+	hang         bool // Refresh answers nothing
 	rooms        map[string]int32
 }
 
@@ -147,9 +147,15 @@ func (l *testLogic) Disconnect(_ context.Context, _ Node, refs []SessionRef) err
 	return nil
 }
 
-func (l *testLogic) Refresh(_ context.Context, _ Node, r Refresh) (RefreshReply, error) {
+func (l *testLogic) Refresh(ctx context.Context, _ Node, r Refresh) (RefreshReply, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.hang {
+		l.mu.Unlock()
+		<-ctx.Done()
+		l.mu.Lock()
+		return RefreshReply{}, ctx.Err()
+	}
 	l.refreshes = append(l.refreshes, r)
 	reply := RefreshReply{Resync: l.resync, Rooms: l.rooms}
 	l.resync = false
@@ -282,7 +288,7 @@ func (f *fixture) push(p Push) PushResult {
 	f.t.Helper()
 	f.offset++
 	p.Offset = f.offset
-	d, err := f.g.Dispatch(f.lane, []Push{p})
+	d, err := f.g.Dispatch(f.t.Context(), f.lane, []Push{p})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -313,23 +319,7 @@ func stacks() string {
 	return string(buf[:runtime.Stack(buf, true)])
 }
 
-// TestMain fails when a test leaves a goroutine of this package behind.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if code == 0 {
-		for deadline := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
-			left := stacks()
-			if strings.Count(left, "internal/comet.") <= strings.Count(left, "internal/comet.TestMain")+strings.Count(left, "internal/comet.stacks") {
-				break
-			}
-			if time.Now().After(deadline) {
-				fmt.Println("goroutines left behind:\n" + left)
-				code = 1
-				break
-			}
-		}
-	}
-	os.Exit(code)
-}
+// TestMain fails when a test leaves a goroutine behind.
+func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 func netip127() netip.Addr { return netip.MustParseAddr("127.0.0.1") }

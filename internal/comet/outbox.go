@@ -77,8 +77,7 @@ func (b *Bucket) reply(s *Session, h wire.Header, body []byte) {
 	if s.state == closed {
 		return
 	}
-	if s.out.size()+s.conn.Buffered()+len(body) > 2*b.gateway.cfg.OutboxBytes {
-		b.Close(s, SlowConsumer)
+	if !b.roomForReply(s, len(body)) {
 		return
 	}
 	buf := b.own(s)
@@ -89,9 +88,20 @@ func (b *Bucket) reply(s *Session, h wire.Header, body []byte) {
 	b.touch(s)
 }
 
-// Control puts a WebSocket control frame into the outbox.
+// roomForReply tells whether n more bytes may wait for a client that asked
+// for them; if not, the session has been closed.
+func (b *Bucket) roomForReply(s *Session, n int) bool {
+	if s.out.size()+s.conn.Buffered()+n > 2*b.gateway.cfg.OutboxBytes {
+		b.Close(s, SlowConsumer)
+		return false
+	}
+	return true
+}
+
+// Control puts a WebSocket control frame into the outbox, under the bound of
+// replies.
 func (b *Bucket) Control(s *Session, op ws.Opcode, payload []byte) {
-	if s.state == closed {
+	if s.state == closed || !b.roomForReply(s, len(payload)) {
 		return
 	}
 	s.out.buf = ws.AppendFrame(b.own(s), op, payload)

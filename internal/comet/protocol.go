@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/pkg/wire"
@@ -56,7 +57,7 @@ func (b *Bucket) auth(s *Session, p wire.Packet, cookie string) {
 // connected takes logic's answer.
 func (b *Bucket) connected(id uint64, r ConnectResult) {
 	s := b.find(id)
-	if r.Code == 0 && r.Replaced != 0 {
+	if r.Code == 0 && r.Replaced != 0 && r.Replaced != id {
 		b.gateway.Kick([]uint64{r.Replaced}, Replaced)
 	}
 	if s == nil || s.state != connecting {
@@ -217,7 +218,7 @@ func (b *Bucket) upstream(s *Session, p wire.Packet) {
 // changeRoom leaves every room and joins one; an empty name only leaves. The
 // answer echoes the body, also on failure, as goim does.
 func (b *Bucket) changeRoom(s *Session, key string, reply wire.Header) {
-	if len(key) > message.MaxRoomBytes {
+	if len(key) > message.MaxRoomBytes || !utf8.ValidString(key) { // names travel as text
 		b.reply(s, reply, []byte(key))
 		return
 	}
@@ -327,7 +328,7 @@ func (b *Bucket) joinLeave(s *Session, p wire.Packet, reply wire.Header) {
 
 // bye tells the client why the session ends: a packet in version 2, and a
 // close code on WebSocket in both.
-func (b *Bucket) bye(s *Session, why Reason) {
+func (b *Bucket) bye(s *Session, why Reason, code uint16, text string) {
 	if s.ver >= uint8(wire.V2) {
 		body := byeBody{Code: why.Code(), Reason: why.String(), Reconnect: why.Reconnect(), Node: b.gateway.node.Name}
 		if why.Reconnect() {
@@ -337,7 +338,7 @@ func (b *Bucket) bye(s *Session, why Reason) {
 		b.replyJSON(s, wire.OpBye, 0, body)
 	}
 	if s.upgraded && s.state != closed {
-		s.out.buf = ws.AppendClose(b.own(s), why.Code(), why.String())
+		s.out.buf = ws.AppendClose(b.own(s), code, text)
 	}
 }
 
@@ -352,12 +353,7 @@ func (b *Bucket) Upgraded(s *Session, answer []byte) {
 // FailWebSocket closes a session that broke RFC 6455, with the code that the
 // RFC asks for.
 func (b *Bucket) FailWebSocket(s *Session, code uint16, reason string) {
-	if s.state == closed {
-		return
-	}
-	s.out.buf = ws.AppendClose(b.own(s), code, reason)
-	s.upgraded = false // the close frame is written: no second one
-	b.Close(s, BadFrame)
+	b.close(s, BadFrame, code, reason)
 }
 
 // PeerClosing answers a close frame of the client and ends the session.

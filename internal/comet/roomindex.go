@@ -192,9 +192,17 @@ type RoomWatcher struct {
 	started  bool
 	// under x.mu
 	pending map[string]bool // room -> added
-	version uint64
+	version uint64          // of pending
+	sending []roomChange    // taken from pending, told in parts
+	whole   uint64          // version that the job has when sending is empty
+	told    uint64          // version that the job has with what it was told
 	acked   uint64
 	closed  bool
+}
+
+type roomChange struct {
+	key   string
+	added bool
 }
 
 // Watch starts a view. Joins from now on wait for its acknowledgement; those
@@ -204,7 +212,7 @@ func (x *RoomIndex) Watch() *RoomWatcher {
 	defer x.mu.Unlock()
 	w := &RoomWatcher{
 		x: x, notify: make(chan struct{}, 1), pending: map[string]bool{},
-		initial: x.version, version: x.version, acked: x.version,
+		initial: x.version, version: x.version, told: x.version, acked: x.version,
 	}
 	w.snapshot = make([]string, 0, len(x.rooms))
 	for key := range x.rooms {
@@ -250,18 +258,28 @@ func (w *RoomWatcher) take() (u RoomUpdate, ok bool, err error) {
 	if w.closed {
 		return u, false, ErrWatcherClosed
 	}
-	if len(w.pending) == 0 {
-		return u, false, nil
+	if len(w.sending) == 0 {
+		if len(w.pending) == 0 {
+			return u, false, nil
+		}
+		for key, added := range w.pending {
+			w.sending = append(w.sending, roomChange{key, added})
+		}
+		clear(w.pending)
+		w.whole = w.version
 	}
-	u.Version = w.version
-	for key, added := range w.pending {
-		if added {
-			u.Added = append(u.Added, key)
+	n := min(len(w.sending), maxUpdateRooms)
+	for _, c := range w.sending[:n] {
+		if c.added {
+			u.Added = append(u.Added, c.key)
 		} else {
-			u.Removed = append(u.Removed, key)
+			u.Removed = append(u.Removed, c.key)
 		}
 	}
-	clear(w.pending)
+	if w.sending = w.sending[n:]; len(w.sending) == 0 {
+		w.sending, w.told = nil, w.whole
+	}
+	u.Version = w.told // only the last part brings the job to a new version
 	return u, true, nil
 }
 

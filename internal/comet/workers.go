@@ -153,6 +153,14 @@ func (g *Gateway) resync() {
 	}
 }
 
+// announce renews the lease with what is to be known of this node now.
+func (g *Gateway) announce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.LogicTimeout)
+	defer cancel()
+	_, err := g.refresh(ctx, nil, nil)
+	return err
+}
+
 func (g *Gateway) refresh(ctx context.Context, refs []SessionRef, rooms map[string]int32) (RefreshReply, error) {
 	g.infoMu.Lock()
 	info := g.info

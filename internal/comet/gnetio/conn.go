@@ -42,7 +42,7 @@ func (s *Server) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 	}
 	c := &connection{server: s, gc: gc, bucket: b}
 	framing := comet.Stream
-	if s.ws.IsValid() && localPort(gc) == s.ws.Port() {
+	if s.isWebSocket(gc) {
 		framing = comet.WebSocket
 		c.ws = &webSocket{}
 		c.ws.reader.Init(wire.HeaderLen + wire.MaxBodyV1)
@@ -55,11 +55,14 @@ func (s *Server) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 	return nil, gnet.None
 }
 
-func localPort(gc gnet.Conn) uint16 {
-	if a, ok := gc.LocalAddr().(*net.TCPAddr); ok {
-		return uint16(a.Port)
+// isWebSocket tells which listener accepted the connection: its address is
+// the local address. The listeners may share a port on two addresses.
+func (s *Server) isWebSocket(gc gnet.Conn) bool {
+	a, ok := gc.LocalAddr().(*net.TCPAddr)
+	if !ok || !s.ws.IsValid() || uint16(a.Port) != s.ws.Port() {
+		return false
 	}
-	return 0
+	return s.tcp.Port() != s.ws.Port() || a.AddrPort().Addr().Unmap() == s.ws.Addr().Unmap()
 }
 
 func remoteIP(gc gnet.Conn) netip.Addr {

@@ -24,10 +24,10 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/panjf2000/gnet/v2"
+	gnetErrors "github.com/panjf2000/gnet/v2/pkg/errors"
 
 	"github.com/perseid-im/perseid/internal/comet"
 	"github.com/perseid-im/perseid/internal/obs"
@@ -81,9 +81,12 @@ type Server struct {
 	buckets sync.Map // gnet.EventLoop -> *comet.Bucket
 	booted  chan struct{}
 	bootOne sync.Once
-	engine  atomic.Pointer[gnet.Engine]
-	stop    atomic.Bool
 	done    chan struct{}
+
+	mu      sync.Mutex // Run, the boot and Stop come from three goroutines
+	started bool       // Run was called
+	stopped bool       // Stop was called
+	engine  *gnet.Engine
 }
 
 // New checks the configuration and finds the addresses; a port that is taken
@@ -136,6 +139,13 @@ func show(a netip.AddrPort) string {
 // connections are gone, and a process that accepts nobody must not look well.
 func (s *Server) Run() error {
 	defer close(s.done)
+	s.mu.Lock()
+	s.started = true
+	stopped := s.stopped
+	s.mu.Unlock()
+	if stopped {
+		return nil
+	}
 	var addrs []string
 	for _, a := range []netip.AddrPort{s.tcp, s.ws} {
 		if a.IsValid() {
@@ -159,8 +169,11 @@ func (s *Server) Run() error {
 		opts = append(opts, gnet.WithTCPKeepAlive(s.cfg.KeepAlive))
 	}
 	err := gnet.Rotate(s, addrs, opts...)
+	s.mu.Lock()
+	stopped = s.stopped
+	s.mu.Unlock()
 	switch {
-	case s.stop.Load():
+	case stopped:
 		return nil
 	case err != nil:
 		return fmt.Errorf("gnetio: listen on %v: %w", addrs, err)
@@ -168,9 +181,10 @@ func (s *Server) Run() error {
 	return errors.New("gnetio: the event loops ended unasked; gnet does so when accept fails, most likely for want of file descriptors")
 }
 
-// listenAddr keeps "all addresses" for both families as gnet spells it.
+// listenAddr spells "all addresses of both families" as gnet does. A host
+// without IPv6 has 0.0.0.0 instead, where gnet's spelling would fail.
 func listenAddr(a netip.AddrPort) string {
-	if a.Addr().IsUnspecified() {
+	if a.Addr() == netip.IPv6Unspecified() {
 		return ":" + strconv.Itoa(int(a.Port()))
 	}
 	return a.String()
@@ -188,11 +202,23 @@ func (s *Server) Ready(ctx context.Context) error {
 	}
 }
 
-// Stop ends all connections and the loops.
+// Stop ends all connections and the loops. It may come before Run, which then
+// returns at once.
 func (s *Server) Stop(ctx context.Context) error {
-	s.stop.Store(true)
-	if e := s.engine.Load(); e != nil {
-		if err := e.Stop(ctx); err != nil {
+	s.mu.Lock()
+	s.stopped = true
+	started, engine := s.started, s.engine
+	s.mu.Unlock()
+	if !started {
+		return nil
+	}
+	select {
+	case <-s.done: // it could not start, or ended by itself
+		return nil
+	default:
+	}
+	if engine != nil {
+		if err := engine.Stop(ctx); err != nil && !errors.Is(err, gnetErrors.ErrEngineInShutdown) {
 			return fmt.Errorf("gnetio: stop: %w", err)
 		}
 	}
@@ -206,7 +232,12 @@ func (s *Server) Stop(ctx context.Context) error {
 
 // OnBoot is called by gnet when it is about to accept.
 func (s *Server) OnBoot(e gnet.Engine) gnet.Action {
-	s.engine.Store(&e)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return gnet.Shutdown
+	}
+	s.engine = &e
 	s.bootOne.Do(func() { close(s.booted) })
 	return gnet.None
 }

@@ -108,6 +108,9 @@ func (s *Server) receive(stream grpc.BidiStreamingServer[cometv1.DispatchRequest
 			}
 		}
 	}()
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	for {
 		select {
 		case req := <-requests:
@@ -119,7 +122,7 @@ func (s *Server) receive(stream grpc.BidiStreamingServer[cometv1.DispatchRequest
 			if err != nil {
 				return err
 			}
-			d, err := s.gateway.Dispatch(lane, pushes)
+			d, err := s.gateway.Dispatch(ctx, lane, pushes)
 			if err != nil {
 				return status.Error(codes.Unavailable, err.Error())
 			}

@@ -15,6 +15,7 @@ package logicclient
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc"
 
@@ -36,7 +37,10 @@ func New(conn grpc.ClientConnInterface) *Client {
 func (c *Client) Connect(ctx context.Context, node comet.Node, items []comet.ConnectItem) ([]comet.ConnectResult, error) {
 	req := &logicv1.ConnectRequest{Node: nodeOf(node), Items: make([]*logicv1.ConnectItem, len(items))}
 	for i, it := range items {
-		req.Items[i] = &logicv1.ConnectItem{Session: it.Session, Token: it.Token, Cookie: it.Cookie, Ver: int32(it.Ver)}
+		// A header may carry any bytes, a string of protobuf only text: one bad
+		// cookie would fail the call for everybody in it.
+		cookie := strings.ToValidUTF8(it.Cookie, "\uFFFD")
+		req.Items[i] = &logicv1.ConnectItem{Session: it.Session, Token: it.Token, Cookie: cookie, Ver: int32(it.Ver)}
 		if it.IP.IsValid() {
 			req.Items[i].Ip = it.IP.String()
 		}
