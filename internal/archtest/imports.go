@@ -58,7 +58,7 @@ func isStd(imported string) bool {
 // supportsTests: packages that only tests import.
 func supportsTests(p string) bool {
 	return within(p, "internal/testdeps") || within(p, "internal/leakcheck") || within(p, "internal/archtest") ||
-		within(p, "internal") && strings.HasSuffix(path.Base(p), "test")
+		(within(p, "internal") || within(p, "pkg")) && strings.HasSuffix(path.Base(p), "test")
 }
 
 func processes(t *Tree) []Finding {
@@ -157,7 +157,7 @@ func leaves(t *Tree) []Finding {
 		}
 		for _, f := range p.written() {
 			found = append(found, eachImport([]*File{f}, func(imported string) string {
-				if leafMay(t, p.Path, imported, f.Test) {
+				if leafMay(t, p.Path, imported, f.Test || supportsTests(p.Path)) {
 					return ""
 				}
 				return p.Path + " imports " + imported
