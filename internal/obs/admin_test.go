@@ -18,6 +18,8 @@ import (
 var _ transport.Server = (*Admin)(nil)
 
 // noLeak fails the test if goroutines of this package are left at its end.
+//
+//archtest:leaks noLeak
 func noLeak(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
