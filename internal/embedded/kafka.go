@@ -24,9 +24,10 @@ type Kafka struct {
 	lock    *os.File
 	logger  *kafkaLogger
 
+	life     context.Context // of the retention; Close ends it
+	end      context.CancelFunc
+	swept    chan struct{} // closed when the retention has ended
 	stopOnce sync.Once
-	stop     chan struct{} // ends the retention
-	swept    chan struct{} // closed when it has ended
 	closed   chan struct{} // closed when everything is down
 	err      error         // of Close, valid after closed
 }
@@ -56,23 +57,26 @@ func startKafka(cfg Config, logger *slog.Logger) (*Kafka, error) {
 	k := &Kafka{
 		lock:   lock,
 		logger: &kafkaLogger{logger: logger},
-		stop:   make(chan struct{}),
 		swept:  make(chan struct{}),
 		closed: make(chan struct{}),
 	}
+	k.life, k.end = context.WithCancel(context.Background())
 	options := []kfake.Opt{
 		kfake.NumBrokers(1),
 		kfake.ClusterID("perseid"),
 		kfake.DataDir(filepath.Join(dir, "kafka")),
 		kfake.WithLogger(k.logger),
 		kfake.BrokerConfigs(logSettings(cfg)),
-		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return net.Listen(network, cfg.KafkaAddr) }),
+		kfake.ListenFn(func(network, _ string) (net.Listener, error) {
+			return new(net.ListenConfig).Listen(k.life, network, cfg.KafkaAddr)
+		}),
 	}
 	if cfg.SyncWrites {
 		options = append(options, kfake.SyncWrites())
 	}
 	k.cluster, err = kfake.NewCluster(options...)
 	if err != nil {
+		k.end()
 		_ = lock.Close()
 		return nil, err
 	}
@@ -94,7 +98,6 @@ func (k *Kafka) Addr() string { return k.addr }
 // that are still connected lose their connections.
 func (k *Kafka) Close(ctx context.Context) error {
 	k.stopOnce.Do(func() {
-		close(k.stop)
 		go k.shutDown()
 	})
 	select {
@@ -106,6 +109,7 @@ func (k *Kafka) Close(ctx context.Context) error {
 }
 
 func (k *Kafka) shutDown() {
+	k.end()
 	<-k.swept // a call to a closed cluster waits for ever
 	k.logger.keep()
 	k.cluster.Close()

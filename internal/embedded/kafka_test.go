@@ -252,10 +252,10 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(holderDir); dir != "" {
 		k, err := StartKafka(testConfig(dir), slog.New(slog.DiscardHandler))
 		if err != nil {
-			fmt.Println(err)
+			fmt.Fprintln(os.Stdout, err)
 			os.Exit(1)
 		}
-		fmt.Println(k.Addr())
+		fmt.Fprintln(os.Stdout, k.Addr())
 		_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // until the test lets go
 		os.Exit(0)
 	}

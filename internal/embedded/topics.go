@@ -63,7 +63,7 @@ func (k *Kafka) makeTopics(topics []Topic, logger *slog.Logger) error {
 	return nil
 }
 
-// sweep removes old records until stop.
+// sweep removes old records until Close.
 //
 // kfake can do it, but not so that we could use it. Its ticker runs only after
 // a topic with settings of its own was made in this process. And it removes the
@@ -77,12 +77,12 @@ func (k *Kafka) sweep(cfg Config, logger *slog.Logger) {
 	defer ticker.Stop()
 	for {
 		select {
-		case <-k.stop:
+		case <-k.life.Done():
 			return
 		case <-ticker.C:
 		}
 		k.cluster.ApplyRetention()
-		if err := k.removeBefore(cfg.Topics, time.Now().Add(-cfg.Retention)); err != nil {
+		if err := k.removeBefore(cfg.Topics, time.Now().Add(-cfg.Retention)); err != nil && k.life.Err() == nil {
 			logger.Warn("old records are not removed", "error", err)
 		}
 	}
@@ -150,12 +150,13 @@ func (k *Kafka) firstSince(topic string, partitions []*kfake.PartitionInfo, sinc
 const callTimeout = 10 * time.Second
 
 // call makes one request on a connection of its own.
-func (k *Kafka) call(ask kmsg.Request, reply kmsg.Response) error {
-	conn, err := net.DialTimeout("tcp", k.addr, callTimeout)
+func (k *Kafka) call(ask kmsg.Request, reply kmsg.Response) (err error) {
+	dialer := net.Dialer{Timeout: callTimeout}
+	conn, err := dialer.DialContext(k.life, "tcp", k.addr)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { err = errors.Join(err, conn.Close()) }()
 	if err := conn.SetDeadline(time.Now().Add(callTimeout)); err != nil {
 		return err
 	}
