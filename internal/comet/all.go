@@ -9,6 +9,7 @@ type allWalk struct {
 	perTick   int // sessions a tick; 0 = no limit
 	allowed   int // of perTick, what is left until the next tick
 	lastTick  int64
+	paced     bool
 	delivered uint32
 	filtered  uint32
 	slow      uint32
@@ -24,7 +25,11 @@ func (b *Bucket) pushAll(d *Delivery, index int) {
 		w.perTick = max(int(p.Speed)*wheelTickMS/1000/buckets, 1)
 		w.allowed = w.perTick
 	}
-	d.hold()
+	// A paced walk may take minutes. It is answered at once: its lane must not
+	// wait for it, and what becomes of it is counted here.
+	if w.paced = w.perTick > 0; !w.paced {
+		d.hold()
+	}
 	b.alls = append(b.alls, w)
 }
 
@@ -78,7 +83,9 @@ func (b *Bucket) walkAlls(budget int) {
 		b.backlog -= w.packets.size()
 		b.sent = append(b.sent, w.packets)
 		b.gateway.stats.delivered(int(w.delivered), int(w.slow))
-		w.ref.d.count(w.ref.index, w.delivered, 0, w.filtered, w.slow)
-		w.ref.d.release()
+		if !w.paced {
+			w.ref.d.count(w.ref.index, w.delivered, 0, w.filtered, w.slow)
+			w.ref.d.release()
+		}
 	}
 }
