@@ -22,6 +22,21 @@ func (w *world) one(cfg job.Config) (*testJob, *stubPartition, *running) {
 	return j, p, j.work(p)
 }
 
+// waitQueued waits until the lanes hold the first n messages of text("k:k", i).
+func (j *testJob) waitQueued(n int) {
+	j.t.Helper()
+	want := int64(0)
+	for i := range n {
+		want += int64(len(text("k:k", i).Body)) + 8 + 128 // one session, and what a push takes itself
+	}
+	checkFor(j.t, "queued", func() error {
+		if b := j.laneBytes.Value(); b != want {
+			return fmt.Errorf("%d bytes wait, want %d", b, want)
+		}
+		return nil
+	})
+}
+
 // lanesOpen waits until the job's lanes to the comets are open and their room
 // indexes known.
 func (w *world) lanesOpen(lanes int, comets ...*stubComet) {
@@ -108,12 +123,7 @@ func TestLeaveFinishesWhatIsQueued(t *testing.T) {
 	for i := range 20 {
 		p.append(text("k:k", i), message.ToKey("k"))
 	}
-	checkFor(t, "routed", func() error {
-		if b := j.laneBytes.Value(); b < 20*128 {
-			return fmt.Errorf("%d bytes wait", b)
-		}
-		return nil
-	})
+	j.waitQueued(20)
 	w.presence.release(a)
 	checkFor(t, "idle lanes", func() error { return a.open(1) }) // three of four had nothing left
 	release()
@@ -138,24 +148,14 @@ func TestLeaseComesBackWhileLanesFinish(t *testing.T) {
 	for i := range 10 {
 		p.append(text("k:k", i), message.ToKey("k"))
 	}
-	checkFor(t, "routed", func() error {
-		if b := j.laneBytes.Value(); b < 10*128 {
-			return fmt.Errorf("%d bytes wait", b)
-		}
-		return nil
-	})
+	j.waitQueued(10)
 	w.presence.release(a)
 	checkFor(t, "left", func() error { return a.open(1) })
 	w.presence.lease(a)
 	for i := range 10 {
 		p.append(text("k:k", 10+i), message.ToKey("k"))
 	}
-	checkFor(t, "routed again", func() error {
-		if b := j.laneBytes.Value(); b < 20*128 {
-			return fmt.Errorf("%d bytes wait", b)
-		}
-		return nil
-	})
+	j.waitQueued(20)
 	release()
 	committed(t, p)
 	if err := checkSession(a.bodies(id), map[message.Timeline]int{"k:k": 20}); err != nil {

@@ -123,7 +123,7 @@ func (w *world) misbehave(rng *rand.Rand, stop <-chan struct{}) {
 			case 1:
 				c.set(func() { c.mute = 1 + rng.IntN(3) })
 			case 2:
-				c.set(func() { c.delay = time.Duration(rng.IntN(5)) * time.Millisecond })
+				c.set(func() { c.delay = time.Duration(rng.IntN(3)) * time.Millisecond })
 			}
 		}
 		w.logics[0].set([]string{"", "", "", "break", "error"}[rng.IntN(5)])
@@ -149,7 +149,7 @@ func TestOrderUnderBrokenStreamsAndSlowComets(t *testing.T) {
 	for i := range 4 {
 		producers.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(i), 7))
-			for range 2000 {
+			for range 1500 {
 				tr.push(rng)
 				if rng.IntN(20) == 0 {
 					time.Sleep(time.Millisecond) // spreads the pushes over the misbehaviour

@@ -50,12 +50,12 @@ type stubComet struct {
 	version     uint64
 	watchers    map[*roomWatcher]bool
 	lanes       map[context.Context]context.CancelFunc
-	opened      int           // Dispatch streams
+	follows     int           // Rooms streams so far
 	gate        chan struct{} // not nil: batches wait before they are applied
 	delay       time.Duration // per batch
 	mute        int           // so many batches are applied and then the stream breaks without an answer
 	forget      bool          // answers without outcomes
-	refuse      bool          // Dispatch answers Unavailable
+	refuse      bool          // streams end with Unavailable at once
 }
 
 type roomWatcher struct {
@@ -228,7 +228,6 @@ func (c *stubComet) Dispatch(stream grpc.BidiStreamingServer[cometv1.DispatchReq
 	c.mu.Lock()
 	incarnation, refuse := c.incarnation, c.refuse
 	if !refuse && (hello.Incarnation == 0 || hello.Incarnation == incarnation) {
-		c.opened++
 		c.lanes[ctx] = cancel
 	}
 	c.mu.Unlock()
@@ -365,7 +364,12 @@ func (c *stubComet) Rooms(stream grpc.BidiStreamingServer[cometv1.RoomsAck, come
 	defer cancel()
 	w := &roomWatcher{updates: make(chan *cometv1.RoomsUpdate, 10_000), changed: make(chan struct{}), cancel: cancel}
 	c.mu.Lock()
+	if c.refuse {
+		c.mu.Unlock()
+		return status.Error(codes.Unavailable, "refused")
+	}
 	c.watchers[w] = true
+	c.follows++
 	var rooms []string
 	for room, members := range c.rooms {
 		if len(members) > 0 {
