@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,38 +31,6 @@ func eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("never happened: %s", what)
 		}
 	}
-}
-
-// checkLeaks fails the test when goroutines of this package or of sarama are
-// left after everything was closed. Call it first.
-func checkLeaks(t testing.TB) {
-	t.Helper()
-	t.Cleanup(func() {
-		if t.Failed() {
-			return
-		}
-		poll := time.NewTicker(20 * time.Millisecond)
-		defer poll.Stop()
-		var left []string
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-poll.C {
-			if left = ours(); len(left) == 0 {
-				return
-			}
-		}
-		t.Errorf("%d goroutines are left:\n%s", len(left), strings.Join(left, "\n\n"))
-	})
-}
-
-func ours() []string {
-	buf := make([]byte, 4<<20)
-	buf = buf[:runtime.Stack(buf, true)]
-	var found []string
-	for i, g := range strings.Split(string(buf), "\n\n") {
-		if i > 0 && (strings.Contains(g, "IBM/sarama") || strings.Contains(g, "kafkastream.")) && !strings.Contains(g, "testing.tRunner") {
-			found = append(found, g)
-		}
-	}
-	return found
 }
 
 // journal collects what is logged.
@@ -116,7 +83,7 @@ func fakeKafka(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
 
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a test's loopback port
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,12 +14,13 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"github.com/perseid-im/perseid/internal/leakcheck"
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/stream"
 )
 
 func TestAppendReachesEveryTarget(t *testing.T) {
-	checkLeaks(t)
+	leakcheck.Check(t)
 	cfg := testConfig(t, fakeKafka(t).ListenAddrs()...)
 	ensure(t, cfg)
 	testAppendReachesEveryTarget(t, cfg)
@@ -101,7 +102,7 @@ func TestAppendNeedsAConnection(t *testing.T) {
 }
 
 func TestConnectWaitsForTheBroker(t *testing.T) {
-	checkLeaks(t)
+	leakcheck.Check(t)
 	port := freePort(t)
 	cfg := testConfig(t, "127.0.0.1:"+strconv.Itoa(port))
 	j := newJournal(t)
@@ -137,7 +138,7 @@ func TestConnectWaitsForTheBroker(t *testing.T) {
 }
 
 func TestAppendTooLarge(t *testing.T) {
-	checkLeaks(t)
+	leakcheck.Check(t)
 	cfg := testConfig(t, fakeKafka(t).ListenAddrs()...)
 	cfg.MaxRecordBytes = 4096
 	ensure(t, cfg)
@@ -157,7 +158,7 @@ func TestAppendTooLarge(t *testing.T) {
 }
 
 func TestAppendEndsWithItsContext(t *testing.T) {
-	checkLeaks(t)
+	leakcheck.Check(t)
 	k := fakeKafka(t)
 	cfg := testConfig(t, k.ListenAddrs()...)
 	cfg.OutageTimeout = time.Second
@@ -193,7 +194,7 @@ func TestAppendEndsWithItsContext(t *testing.T) {
 // Messages of one caller are in order and once in the log, although the broker
 // goes away and comes back in the middle of them.
 func TestAppendSurvivesABrokerRestart(t *testing.T) {
-	checkLeaks(t)
+	leakcheck.Check(t)
 	dir, port := t.TempDir(), freePort(t)
 	start := func() *kfake.Cluster {
 		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(port), kfake.DataDir(dir))
@@ -216,7 +217,7 @@ func TestAppendSurvivesABrokerRestart(t *testing.T) {
 }
 
 func TestAppendSurvivesLeaderChanges(t *testing.T) {
-	checkLeaks(t)
+	leakcheck.Check(t)
 	k := fakeKafka(t, kfake.NumBrokers(3))
 	cfg := testConfig(t, k.ListenAddrs()...)
 	cfg.Replication = 3
@@ -297,7 +298,7 @@ func appendDuring(t *testing.T, cfg Config, disturb func()) {
 }
 
 func TestNewPartitionsStayUnused(t *testing.T) {
-	checkLeaks(t)
+	leakcheck.Check(t)
 	cfg := testConfig(t, fakeKafka(t).ListenAddrs()...)
 	ensure(t, cfg)
 	p := connected(t, cfg)
@@ -334,7 +335,7 @@ func TestNewPartitionsStayUnused(t *testing.T) {
 }
 
 func TestEnsureTopics(t *testing.T) {
-	checkLeaks(t)
+	leakcheck.Check(t)
 	k := fakeKafka(t, kfake.NumBrokers(3))
 	cfg := testConfig(t, k.ListenAddrs()...)
 	cfg.Replication = 3
