@@ -1,8 +1,6 @@
 package app
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -49,6 +47,7 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("-admin: %w", err)
 	}
+	defer p.abandon(&err)
 
 	lc, cc, jc := DefaultLogicConfig(), DefaultCometConfig(), DefaultJobConfig()
 	ec := embedded.DefaultConfig()
@@ -58,11 +57,7 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("-data: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, servers.Close(context.Background()))
-		}
-	}()
+	p.keep(servers.Close)
 
 	lc.HTTP.Addr, lc.GRPC.Addr = cfg.HTTP, "127.0.0.1:0"
 	lc.Redis.Addr = servers.RedisAddr()
@@ -76,6 +71,7 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
+	p.keep(dir.Close)
 	logicPart, err := newLogicParts(lc, p, dir)
 	if err != nil {
 		return nil, err
@@ -95,7 +91,7 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 		return nil, err
 	}
 
-	list := []stage{{name: "embedded servers", stop: servers.Close}, directoryStage(dir, p)}
+	list := []stage{{name: "embedded servers", stop: servers.Close}, directoryStage(dir)}
 	list = append(list, logicPart.stages()...)
 	// The job is last, so that it stops first: what is accepted while the
 	// clients leave stays in the log.

@@ -18,7 +18,9 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
+	"time"
 
 	"github.com/go-kratos/kratos/v2"
 	klog "github.com/go-kratos/kratos/v2/log"
@@ -45,6 +47,35 @@ type process struct {
 	health  *obs.Health
 	admin   *obs.Admin
 	clear   func() // ends "starting"
+	made    []func(context.Context) error
+}
+
+// keep notes how to end what was made, for a process that cannot be wired to
+// its end. One that runs is ended by its stages.
+func (p *process) keep(end func(context.Context) error) { p.made = append(p.made, end) }
+
+// abandon ends what was made, newest first, if err says so.
+func (p *process) abandon(err *error) {
+	if *err == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, end := range slices.Backward(p.made) {
+		if e := end(ctx); e != nil {
+			p.log.Debug("while giving up", "error", e)
+		}
+	}
+}
+
+// listen binds addr now, so that a taken port is an error of the start.
+func (p *process) listen(key, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s = %q: %w", key, addr, err)
+	}
+	p.keep(func(context.Context) error { return l.Close() })
+	return l, nil
 }
 
 func newProcess(log *slog.Logger, adminAddr string) (*process, error) {
@@ -54,6 +85,7 @@ func newProcess(log *slog.Logger, adminAddr string) (*process, error) {
 	if p.admin, err = obs.NewAdmin(adminAddr, p.metrics, p.health); err != nil {
 		return nil, err
 	}
+	p.keep(p.admin.Stop)
 	return p, nil
 }
 
@@ -141,21 +173,22 @@ func newLogger(cfg obs.LogConfig, w io.Writer) (*slog.Logger, error) {
 }
 
 // newDirectory makes the node directory that the configuration chooses.
-func newDirectory(cfg registry.Config, log *slog.Logger) (registry.Directory, error) {
+func newDirectory(cfg registry.Config, p *process) (dir registry.Directory, err error) {
 	if cfg.Kind == registry.KindDiscovery {
-		return discovery.New(cfg.Discovery, log)
+		dir, err = discovery.New(cfg.Discovery, p.log)
+	} else {
+		dir, err = static.New(cfg.Static, net.DefaultResolver, p.log)
 	}
-	return static.New(cfg.Static, net.DefaultResolver, log)
+	if err != nil {
+		return nil, err
+	}
+	p.keep(dir.Close)
+	p.health.Ready("registry", func(context.Context) error { return dir.Ready() })
+	return dir, nil
 }
 
-// listen binds addr now, so that a taken port is an error of the start.
-func listen(key, addr string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("%s = %q: %w", key, addr, err)
-	}
-	return l, nil
-}
+// directoryStage only has to end the directory.
+func directoryStage(dir registry.Directory) stage { return stage{name: "registry", stop: dir.Close} }
 
 // advertised is the address under which others reach a listener: the
 // configured one, or the listener's own with the first global address of this

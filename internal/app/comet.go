@@ -95,16 +95,17 @@ func DefaultCometConfig() CometConfig {
 }
 
 // NewComet wires a comet. Logs go to w.
-func NewComet(cfg CometConfig, w io.Writer) (*App, error) {
+func NewComet(cfg CometConfig, w io.Writer) (_ *App, err error) {
 	log, err := newLogger(cfg.Log, w)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := newDirectory(cfg.Registry, log)
-	if err != nil {
-		return nil, err
-	}
 	p, err := newProcess(log, cfg.Admin.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("admin.addr: %w", err)
+	}
+	defer p.abandon(&err)
+	dir, err := newDirectory(cfg.Registry, p)
 	if err != nil {
 		return nil, err
 	}
@@ -112,18 +113,12 @@ func NewComet(cfg CometConfig, w io.Writer) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := append([]stage{directoryStage(dir, p)}, c.stages()...)
+	list := append([]stage{directoryStage(dir)}, c.stages()...)
 	return newApp("comet", p, list, func() map[string]string {
 		addrs := c.addrs()
 		addrs["admin"] = p.admin.Addr()
 		return addrs
 	}), nil
-}
-
-// directoryStage only has to end the directory.
-func directoryStage(dir registry.Directory, p *process) stage {
-	p.health.Ready("registry", func(context.Context) error { return dir.Ready() })
-	return stage{name: "registry", stop: dir.Close}
 }
 
 // cometParts is a comet without the process around it.
@@ -146,7 +141,7 @@ func newCometParts(cfg CometConfig, p *process, dir registry.Directory, reserve 
 	if err != nil {
 		return nil, err
 	}
-	if c.listener, err = listen("grpc.addr", cfg.GRPC.Addr); err != nil {
+	if c.listener, err = p.listen("grpc.addr", cfg.GRPC.Addr); err != nil {
 		return nil, err
 	}
 	grpcAddr := advertised(cfg.GRPC.Advertise, c.listener)
@@ -175,6 +170,7 @@ func newCometParts(cfg CometConfig, p *process, dir registry.Directory, reserve 
 	if err != nil {
 		return nil, fmt.Errorf("connection to logic: %w", err)
 	}
+	p.keep(func(context.Context) error { return c.logic.Close() })
 	node := comet.Node{Name: cfg.Node.Name, Incarnation: uint64(time.Now().UnixNano())}
 	info := comet.NodeInfo{
 		GRPCAddr: grpcAddr, Region: cfg.Node.Region, Zone: cfg.Node.Zone, Env: cfg.Node.Env, Hostname: cfg.Node.Hostname,

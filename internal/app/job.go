@@ -38,16 +38,17 @@ func DefaultJobConfig() JobConfig {
 }
 
 // NewJob wires a job. Logs go to w.
-func NewJob(cfg JobConfig, w io.Writer) (*App, error) {
+func NewJob(cfg JobConfig, w io.Writer) (_ *App, err error) {
 	log, err := newLogger(cfg.Log, w)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := newDirectory(cfg.Registry, log)
-	if err != nil {
-		return nil, err
-	}
 	p, err := newProcess(log, cfg.Admin.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("admin.addr: %w", err)
+	}
+	defer p.abandon(&err)
+	dir, err := newDirectory(cfg.Registry, p)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +56,7 @@ func NewJob(cfg JobConfig, w io.Writer) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := append([]stage{directoryStage(dir, p)}, j.stages()...)
+	list := append([]stage{directoryStage(dir)}, j.stages()...)
 	return newApp("job", p, list, func() map[string]string { return map[string]string{"admin": p.admin.Addr()} }), nil
 }
 
@@ -82,6 +83,7 @@ func newJobParts(cfg JobConfig, p *process, dir registry.Directory) (*jobParts, 
 	if j.router, err = logicclient.New(dir, p.log); err != nil {
 		return nil, err
 	}
+	p.keep(func(context.Context) error { j.halt(); return j.router.Close() })
 	if j.job, err = job.New(cfg.Job, job.Deps{
 		Name: host + "-" + strconv.Itoa(os.Getpid()), Router: j.router, Edge: cometclient.New(), Logger: p.log, Metrics: p.metrics,
 	}); err != nil {

@@ -64,16 +64,17 @@ func DefaultLogicConfig() LogicConfig {
 }
 
 // NewLogic wires a logic. Logs go to w.
-func NewLogic(cfg LogicConfig, w io.Writer) (*App, error) {
+func NewLogic(cfg LogicConfig, w io.Writer) (_ *App, err error) {
 	log, err := newLogger(cfg.Log, w)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := newDirectory(cfg.Registry, log)
-	if err != nil {
-		return nil, err
-	}
 	p, err := newProcess(log, cfg.Admin.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("admin.addr: %w", err)
+	}
+	defer p.abandon(&err)
+	dir, err := newDirectory(cfg.Registry, p)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +82,7 @@ func NewLogic(cfg LogicConfig, w io.Writer) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := append([]stage{directoryStage(dir, p)}, l.stages()...)
+	list := append([]stage{directoryStage(dir)}, l.stages()...)
 	return newApp("logic", p, list, func() map[string]string {
 		addrs := l.addrs()
 		addrs["admin"] = p.admin.Addr()
@@ -110,6 +111,7 @@ func newLogicParts(cfg LogicConfig, p *process, dir registry.Directory) (*logicP
 	if l.presence, err = redisreg.New(cfg.Redis); err != nil {
 		return nil, err
 	}
+	p.keep(func(context.Context) error { return l.presence.Close() })
 	appended := p.metrics.Histogram("perseid_append_seconds", "Time to make a push durable in the log.", obs.Seconds(), "result", []string{"ok", "error"})
 	if l.producer, err = kafkastream.NewProducer(cfg.Kafka, p.log, kafkastream.ProducerHooks{
 		Appended: func(_ int, took time.Duration, err error) {
@@ -122,15 +124,16 @@ func newLogicParts(cfg LogicConfig, p *process, dir registry.Directory) (*logicP
 	}); err != nil {
 		return nil, err
 	}
+	p.keep(l.producer.Close)
 	if l.core, err = logic.New(cfg.Logic, logic.Deps{
 		Presence: l.presence, Log: l.producer, Logger: p.log, Metrics: p.metrics, Now: time.Now,
 	}); err != nil {
 		return nil, err
 	}
-	if l.httpL, err = listen("http.addr", cfg.HTTP.Addr); err != nil {
+	if l.httpL, err = p.listen("http.addr", cfg.HTTP.Addr); err != nil {
 		return nil, err
 	}
-	if l.grpcL, err = listen("grpc.addr", cfg.GRPC.Addr); err != nil {
+	if l.grpcL, err = p.listen("grpc.addr", cfg.GRPC.Addr); err != nil {
 		return nil, err
 	}
 	if l.http, err = httpapi.New(cfg.HTTP, httpapi.Deps{Core: l.core, Listener: l.httpL, Logger: p.log, Metrics: p.metrics}); err != nil {
