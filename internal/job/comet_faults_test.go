@@ -151,6 +151,7 @@ func TestLeaseComesBackWhileLanesFinish(t *testing.T) {
 	j.waitQueued(10)
 	w.presence.release(a)
 	checkFor(t, "left", func() error { return a.open(1) })
+	a.holdNoMore() // a second stream for the lane would overtake the first
 	w.presence.lease(a)
 	for i := range 10 {
 		p.append(text("k:k", 10+i), message.ToKey("k"))

@@ -107,7 +107,11 @@ func (c *stubComet) stop() {
 	c.server, c.gate = nil, nil
 	c.mu.Unlock()
 	if gate != nil {
-		close(gate)
+		select {
+		case <-gate:
+		default:
+			close(gate)
+		}
 	}
 	if server != nil {
 		server.Stop()
@@ -136,10 +140,17 @@ func (c *stubComet) hold() (release func()) {
 		defer c.mu.Unlock()
 		if c.gate == gate {
 			c.gate = nil
+		}
+		select {
+		case <-gate:
+		default:
 			close(gate)
 		}
 	}
 }
+
+// holdNoMore lets batches on other streams pass, but not those that wait.
+func (c *stubComet) holdNoMore() { c.set(func() { c.gate = nil }) }
 
 func (c *stubComet) set(change func()) {
 	c.mu.Lock()
