@@ -282,6 +282,45 @@ func TestStuckCometHoldsThePartitionBackOnce(t *testing.T) {
 	j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: rounds, job.Unreachable: 5 * rounds})
 }
 
+// Several lanes are full at once: each gets the rest when it has room.
+func TestSeveralFullLanes(t *testing.T) {
+	w := newWorld(t, "a", "b")
+	cfg := testConfig()
+	cfg.LaneQueueBytes = 64 << 10
+	j, p := w.job(cfg), newStubPartition(t, 0)
+	release := []func(){w.comets["a"].hold(), w.comets["b"].hold()}
+	keys := map[string]uint64{"ka": w.connect("a", "ka", 0), "kb": w.connect("b", "kb", 0)}
+	for i := range 10 { // all in one batch
+		for key := range keys {
+			m := text(message.ToKey(key).Timeline(), i)
+			m.Body = append(m.Body, []byte("|"+strings.Repeat("x", 20<<10))...)
+			p.append(m, message.ToKey(key))
+		}
+	}
+	j.work(p)
+	checkFor(t, "two full lanes", func() error {
+		if b := j.laneBytes.Value(); b < 6*20<<10 {
+			return fmt.Errorf("%d bytes wait", b)
+		}
+		return nil
+	})
+	for _, f := range release {
+		f()
+	}
+	committed(t, p)
+	for key, id := range keys {
+		c := w.comets[key[1:]]
+		var bodies []string
+		for _, body := range c.bodies(id) {
+			bodies = append(bodies, body[:strings.LastIndex(body, "|")])
+		}
+		if err := checkSession(bodies, map[message.Timeline]int{message.ToKey(key).Timeline(): 10}); err != nil {
+			t.Error(err)
+		}
+	}
+	j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: 20})
+}
+
 // A push that is larger than a lane's whole queue goes out alone.
 func TestPushLargerThanTheQueue(t *testing.T) {
 	w := newWorld(t, "a")

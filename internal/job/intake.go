@@ -195,6 +195,9 @@ func (j *Job) ask(ctx context.Context, items []RouteItem, buf []*comet) (Routes,
 	defer cancel()
 	asked := j.now()
 	routes, err := j.router.Route(ctx, items)
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		j.asked.Store(&err)
+	}
 	if err != nil {
 		return Routes{}, nil, err
 	}

@@ -96,8 +96,8 @@ func TestLogicOutage(t *testing.T) {
 				}
 				return nil
 			})
-			if p.behind() == nil {
-				t.Error("committed without logic")
+			if p.behind() == nil || j.Ready(t.Context()) == nil {
+				t.Error("committed or ready without logic")
 			}
 			for _, l := range w.logics {
 				l.set("")
@@ -107,6 +107,9 @@ func TestLogicOutage(t *testing.T) {
 				t.Error(err)
 			}
 			j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: 11})
+			if err := j.Ready(t.Context()); err != nil {
+				t.Errorf("not ready: %v", err)
+			}
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/perseid-im/perseid/internal/obs"
@@ -35,6 +36,7 @@ type Job struct {
 	meter  meter
 	born   time.Time
 	nodes  *nodes
+	asked  atomic.Pointer[error] // what the last Route ended with
 
 	mu     sync.Mutex
 	closed bool
@@ -103,6 +105,14 @@ func (j *Job) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("job close: %w", ctx.Err())
 	}
+}
+
+// Ready is nil when logic answered the last Route, or none was needed yet.
+func (j *Job) Ready(context.Context) error {
+	if err := j.asked.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // since is a moment as the time since the job was made, by the monotonic

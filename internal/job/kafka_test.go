@@ -57,10 +57,13 @@ func (c *consuming) stop() {
 // break: everything arrives once and in order, and is committed.
 func TestJobsComeAndGoOnKafka(t *testing.T) {
 	t.Cleanup(func() {
-		buf := make([]byte, 4<<20)
-		if stacks := string(buf[:runtime.Stack(buf, true)]); strings.Contains(stacks, "IBM/sarama") {
-			t.Errorf("goroutines of sarama left:\n%s", stacks)
-		}
+		checkFor(t, "goroutines of sarama left", func() error {
+			buf := make([]byte, 4<<20)
+			if stacks := string(buf[:runtime.Stack(buf, true)]); strings.Contains(stacks, "IBM/sarama") {
+				return errors.New(stacks)
+			}
+			return nil
+		})
 	})
 	w := newWorld(t, "a", "b")
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
@@ -113,7 +116,7 @@ func TestJobsComeAndGoOnKafka(t *testing.T) {
 		targets = append(targets, message.ToRoom(room))
 	}
 	var producers sync.WaitGroup
-	const each = 60
+	const each = 200
 	for _, target := range targets {
 		tl := target.Timeline()
 		tr.sent[tl] = each
@@ -123,7 +126,7 @@ func TestJobsComeAndGoOnKafka(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				time.Sleep(time.Millisecond) // spreads the pushes over the rebalances
+				time.Sleep(3 * time.Millisecond) // spreads the pushes over the rebalances
 			}
 		})
 	}

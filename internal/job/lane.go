@@ -121,6 +121,9 @@ func (l *lane) put(ctx context.Context, ds []delivery, giveUp since) (left []del
 			return nil, nil
 		}
 		space, movedAt := l.awaitSpace(ds[0].size)
+		if space == nil {
+			continue
+		}
 		until := min(giveUp, movedAt+since(l.job.cfg.DispatchTimeout)) - l.job.now()
 		if until <= 0 {
 			return ds, nil
@@ -140,15 +143,13 @@ func (l *lane) put(ctx context.Context, ds []delivery, giveUp since) (left []del
 	}
 }
 
-var closedChan = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
-
 // awaitSpace returns a channel that is closed when it is worth trying again to
-// offer size bytes.
+// offer size bytes, or nil when it is now.
 func (l *lane) awaitSpace(size int64) (<-chan struct{}, since) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed || l.bytes == 0 || l.bytes+size <= l.job.cfg.LaneQueueBytes {
-		return closedChan, l.movedAt
+		return nil, l.movedAt
 	}
 	if l.space == nil {
 		l.space = make(chan struct{})
@@ -379,40 +380,6 @@ func (l *lane) shut() {
 	if l.comet.life.Err() == nil {
 		l.job.drop(rest, NotHere)
 	}
-}
-
-// fifo is a queue in one slice.
-type fifo struct {
-	items []delivery
-	head  int
-}
-
-func (q *fifo) waiting() []delivery { return q.items[q.head:] }
-
-func (q *fifo) push(d delivery) {
-	if len(q.items) == cap(q.items) && q.head >= len(q.items)/2 {
-		n := copy(q.items, q.items[q.head:])
-		clear(q.items[n:])
-		q.items, q.head = q.items[:n], 0
-	}
-	q.items = append(q.items, d)
-}
-
-// drop takes n off the front. Memory of a burst is given back when it is over.
-func (q *fifo) drop(n int) {
-	clear(q.items[q.head : q.head+n])
-	q.head += n
-	if q.head < len(q.items) {
-		return
-	}
-	q.items, q.head = q.items[:0], 0
-	if cap(q.items) > 1024 {
-		q.items = nil
-	}
-}
-
-func (q *fifo) putBack(ds []delivery) {
-	q.items, q.head = append(ds, q.waiting()...), 0
 }
 
 func sizes(ds []delivery) (bytes int64) {

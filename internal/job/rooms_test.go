@@ -1,7 +1,6 @@
 package job_test
 
 import (
-	"errors"
 	"fmt"
 	"testing"
 
@@ -60,14 +59,7 @@ func TestConfirmedJoinIsNeverMissed(t *testing.T) {
 		room := fmt.Sprintf("live://%d", i)
 		if i%50 == 25 {
 			a.breakStreams()
-			checkFor(t, "a new room stream", func() error {
-				a.mu.Lock()
-				defer a.mu.Unlock()
-				if a.follows < 2+i/50 {
-					return errors.New("not yet")
-				}
-				return nil
-			})
+			checkFor(t, "a new room stream", func() error { return a.followed(2 + i/50) })
 		}
 		a.join(id, room)
 		tl := message.ToRoom(room).Timeline()
@@ -93,6 +85,27 @@ func TestRoomIndexUnknown(t *testing.T) {
 	}
 	committed(t, p)
 	if err := checkSession(a.bodies(id), map[message.Timeline]int{"r:live://1": 20}); err != nil {
+		t.Error(err)
+	}
+}
+
+// What was known before the room stream broke is not used any more: there may
+// be new members.
+func TestRoomIndexIsForgottenWhenItBreaks(t *testing.T) {
+	w := newWorld(t, "a")
+	a := w.comets["a"]
+	id := w.connect("a", "k", 0)
+	_, p, _ := w.one(testConfig())
+	w.lanesOpen(4, a)
+	a.set(func() {
+		a.refuse = true
+		a.breakRooms()
+	})
+	checkFor(t, "another room stream", func() error { return a.followed(3) })
+	a.join(id, "live://1")
+	p.append(text("r:live://1", 0), message.ToRoom("live://1"))
+	committed(t, p)
+	if err := checkSession(a.bodies(id), map[message.Timeline]int{"r:live://1": 1}); err != nil {
 		t.Error(err)
 	}
 }

@@ -165,9 +165,24 @@ func (c *stubComet) breakStreams() {
 	for _, cancel := range c.lanes {
 		cancel()
 	}
+	c.breakRooms()
+}
+
+// breakRooms ends the room indexes; mu is held.
+func (c *stubComet) breakRooms() {
 	for w := range c.watchers {
 		w.cancel()
 	}
+}
+
+// followed is nil when so many Rooms streams were asked for.
+func (c *stubComet) followed(n int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.follows < n {
+		return fmt.Errorf("comet %s: %d room streams, want %d", c.name, c.follows, n)
+	}
+	return nil
 }
 
 // join puts a session into a room as a comet does: when the room was empty, it
@@ -375,12 +390,12 @@ func (c *stubComet) Rooms(stream grpc.BidiStreamingServer[cometv1.RoomsAck, come
 	defer cancel()
 	w := &roomWatcher{updates: make(chan *cometv1.RoomsUpdate, 10_000), changed: make(chan struct{}), cancel: cancel}
 	c.mu.Lock()
+	c.follows++
 	if c.refuse {
 		c.mu.Unlock()
 		return status.Error(codes.Unavailable, "refused")
 	}
 	c.watchers[w] = true
-	c.follows++
 	var rooms []string
 	for room, members := range c.rooms {
 		if len(members) > 0 {
