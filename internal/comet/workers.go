@@ -20,7 +20,7 @@ func (g *Gateway) connectLoop() {
 			results = nil
 		}
 		if err != nil {
-			g.stats.logicFailed("connect", err)
+			g.logicFailed("connect", err)
 			results = nil
 		}
 		if results == nil {
@@ -74,7 +74,7 @@ func (g *Gateway) disconnectLoop() {
 			if err == nil || g.life.Err() != nil {
 				break
 			}
-			g.stats.logicFailed("disconnect", err)
+			g.logicFailed("disconnect", err)
 			select {
 			case <-time.After(wait):
 			case <-g.stopped:
@@ -109,7 +109,7 @@ func (g *Gateway) leaseLoop() {
 		}
 		cancel()
 		if err != nil {
-			g.stats.logicFailed("refresh", err)
+			g.logicFailed("refresh", err)
 			continue
 		}
 		g.rooms.setCluster(reply.Rooms)
@@ -149,7 +149,14 @@ func (g *Gateway) resync() {
 		refs = refs[n:]
 	}
 	if err != nil {
-		g.stats.logicFailed("resync", err)
+		g.logicFailed("resync", err)
+	}
+}
+
+// logicFailed counts a failed call, unless the end of this comet cut it off.
+func (g *Gateway) logicFailed(call string, err error) {
+	if g.life.Err() == nil {
+		g.stats.logicFailed(call, err)
 	}
 }
 

@@ -25,6 +25,8 @@ type Logic struct {
 	OnConnect func([]comet.ConnectItem) error
 	// Heartbeat is what sessions are told; 0 = a minute.
 	Heartbeat time.Duration
+	// Rooms are the cluster's counts that every refresh is answered with.
+	Rooms map[string]int32
 
 	mu           sync.Mutex
 	sessions     map[string]uint64 // by key
@@ -94,7 +96,7 @@ func (l *Logic) Disconnect(_ context.Context, _ comet.Node, refs []comet.Session
 
 // Refresh implements comet.Logic.
 func (l *Logic) Refresh(context.Context, comet.Node, comet.Refresh) (comet.RefreshReply, error) {
-	return comet.RefreshReply{}, nil
+	return comet.RefreshReply{Rooms: l.Rooms}, nil
 }
 
 // Leave implements comet.Logic.
