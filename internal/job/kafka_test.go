@@ -126,7 +126,7 @@ func TestJobsComeAndGoOnKafka(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				time.Sleep(3 * time.Millisecond) // spreads the pushes over the rebalances
+				<-time.After(3 * time.Millisecond) // spreads the pushes over the rebalances
 			}
 		})
 	}

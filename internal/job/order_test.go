@@ -152,7 +152,7 @@ func TestOrderUnderBrokenStreamsAndSlowComets(t *testing.T) {
 			for range 1500 {
 				tr.push(rng)
 				if rng.IntN(20) == 0 {
-					time.Sleep(time.Millisecond) // spreads the pushes over the misbehaviour
+					<-time.After(time.Millisecond) // spreads the pushes over the misbehaviour
 				}
 			}
 		})

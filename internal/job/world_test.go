@@ -41,12 +41,14 @@ func checkWithin(t testing.TB, within time.Duration, what string, f func() error
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: %v", what, err)
 		}
-		time.Sleep(2 * time.Millisecond)
+		<-time.After(2 * time.Millisecond)
 	}
 }
 
 // checkLeaks fails when goroutines of the job outlive the test. It is the
 // first thing a test says, so that it is the last that runs.
+//
+//archtest:leaks checkLeaks
 func checkLeaks(t testing.TB) {
 	t.Cleanup(func() {
 		if t.Failed() {

