@@ -108,23 +108,33 @@ type member struct {
 	dead     *deadLetters
 }
 
+// settled is how long a session lasts that is not counted as a failure.
+const settled = 5 * time.Second
+
 // consume joins the group again and again: a session ends with every error
-// and, with the sticky strategy, with every rebalance.
+// and, with the sticky strategy, with every rebalance. A session that ends soon
+// is followed by a pause that grows, so that a claim which cannot start does
+// not keep the whole group rebalancing.
 func (m *member) consume(ctx context.Context) {
 	c := m.consumer
-	failing := 0
-	for ctx.Err() == nil {
+	told := false
+	for short := 1; ctx.Err() == nil; short++ {
+		began := time.Now()
 		err := m.group.Consume(ctx, []string{c.cfg.Topic}, m)
-		if wasJoined := c.joined.Swap(false); wasJoined {
-			failing = 0
+		if c.joined.Swap(false) {
+			told = false
+			if time.Since(began) > settled {
+				short = 1
+			}
 		}
-		if err == nil || ctx.Err() != nil {
-			continue
+		if ctx.Err() != nil {
+			return
 		}
-		if failing++; failing == 1 {
+		if err != nil && !told {
+			told = true
 			c.logger.Warn("kafka: not in the consumer group, trying again", "group", c.cfg.Group, "error", err)
 		}
-		pause(ctx, failing)
+		pause(ctx, short)
 	}
 }
 
@@ -146,11 +156,11 @@ func (m *member) Cleanup(sarama.ConsumerGroupSession) error { return nil }
 func (m *member) ConsumeClaim(session sarama.ConsumerGroupSession, from sarama.ConsumerGroupClaim) error {
 	c := m.consumer
 	topic, partition := from.Topic(), from.Partition()
-	id, err := topicID(m.client, topic)
+	logger := c.logger.With("partition", partition)
+	id, err := m.topicID(session.Context(), topic)
 	if err != nil {
 		return err
 	}
-	logger := c.logger.With("partition", partition)
 	if from.InitialOffset() < 0 {
 		logger.Warn("kafka: nothing is committed for the partition, or what is committed is gone; reading from the oldest record")
 	}
@@ -189,6 +199,20 @@ func (m *member) ConsumeClaim(session sarama.ConsumerGroupSession, from sarama.C
 		c.hooks.Released(partition)
 	}
 	return nil
+}
+
+// topicID tries for a while: its failure would end the session.
+func (m *member) topicID(ctx context.Context, topic string) (id string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, m.consumer.cfg.RequestTimeout)
+	defer cancel()
+	err = untilDone(ctx, m.consumer.logger, "reading the topic's id", func() (err error) {
+		if id, err = topicID(m.client, topic); err != nil {
+			// This also drops brokers that are gone, so another is asked next.
+			return errors.Join(err, m.client.RefreshMetadata(topic))
+		}
+		return nil
+	})
+	return id, err
 }
 
 // work runs workers on the claim until it is revoked. A worker that fails

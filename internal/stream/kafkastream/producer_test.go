@@ -206,7 +206,7 @@ func TestAppendSurvivesABrokerRestart(t *testing.T) {
 	k := start()
 	cfg := testConfig(t, k.ListenAddrs()...)
 	ensure(t, cfg)
-	appendDuring(t, cfg, func() {
+	appendDuring(t, cfg, 3, func() {
 		k.Close()
 		away, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond)
 		<-away.Done()
@@ -222,16 +222,17 @@ func TestAppendSurvivesLeaderChanges(t *testing.T) {
 	cfg := testConfig(t, k.ListenAddrs()...)
 	cfg.Replication = 3
 	ensure(t, cfg)
-	appendDuring(t, cfg, func() { k.ShufflePartitionLeaders() })
+	appendDuring(t, cfg, 3, func() { k.ShufflePartitionLeaders() })
 }
 
-// appendDuring appends from several callers while disturb runs a few times,
-// and checks that the log has everything once and in each caller's order.
-func appendDuring(t *testing.T, cfg Config, disturb func()) {
+// appendDuring appends from several callers while disturb runs some times, and
+// checks that the log has everything once and in each caller's order. It
+// returns the number of messages.
+func appendDuring(t *testing.T, cfg Config, times int, disturb func()) int {
 	t.Helper()
 	const callers = 8
 	p := connected(t, cfg)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+times)*patience)
 	defer cancel()
 	var sent [callers]int
 	stop := make(chan struct{})
@@ -258,7 +259,7 @@ func appendDuring(t *testing.T, cfg Config, disturb func()) {
 			}
 		})
 	}
-	for range 3 {
+	for range times {
 		for range 50 {
 			select {
 			case <-progress:
@@ -294,7 +295,11 @@ func appendDuring(t *testing.T, cfg Config, disturb func()) {
 	if got != sent {
 		t.Errorf("in the log: %v, acknowledged: %v", got, sent)
 	}
-	t.Logf("%v messages", sent)
+	total := 0
+	for _, n := range sent {
+		total += n
+	}
+	return total
 }
 
 func TestNewPartitionsStayUnused(t *testing.T) {

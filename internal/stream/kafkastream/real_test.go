@@ -84,23 +84,47 @@ func TestRealKafkaDeadLetter(t *testing.T) {
 	cfg := realConfig(t, testdeps.Kafka(t))
 	cfg.Partitions = 2
 	ensure(t, cfg)
-	testPoison(t, cfg, func() func() {
-		admin, err := sarama.NewClusterAdmin(cfg.Brokers, adminConfig(&cfg))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := admin.DeleteTopic(cfg.DLQTopic); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "the dead-letter topic is gone", func() bool {
-			found, err := admin.DescribeTopics([]string{cfg.DLQTopic})
-			return err == nil && len(found) == 1 && found[0].Err == sarama.ErrUnknownTopicOrPartition
-		})
-		return func() {
-			ensure(t, cfg)
-			if err := admin.Close(); err != nil {
-				t.Error(err)
-			}
-		}
+	admin, err := sarama.NewClusterAdmin(cfg.Brokers, adminConfig(&cfg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	if err := admin.DeleteTopic(cfg.DLQTopic); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the dead-letter topic is gone", func() bool {
+		found, err := admin.DescribeTopics([]string{cfg.DLQTopic})
+		return err == nil && len(found) == 1 && found[0].Err == sarama.ErrUnknownTopicOrPartition
 	})
+	testPoison(t, cfg, func() { ensure(t, cfg) })
+}
+
+// The only broker is killed and comes back while messages flow: each is in the
+// log once, in its caller's order, and each reaches a worker.
+func TestRealKafkaIsKilled(t *testing.T) {
+	leakcheck.Check(t)
+	s := testdeps.KafkaServer(t)
+	cfg := realConfig(t, s.Addr)
+	ensure(t, cfg)
+	l := newLedger()
+	r := run(t, cfg, l.diligent("m"), ConsumerHooks{})
+	sent := appendDuring(t, cfg, 2, func() {
+		s.Kill()
+		s.Restart()
+	})
+	awaitCompletions(t, l, sent)
+	r.stop(t)
+	if _, distinct := l.completions(); distinct != sent {
+		t.Errorf("%d records were completed, %d were sent", distinct, sent)
+	}
+	for partition := range cfg.Partitions {
+		next := int64(0)
+		for _, offset := range offsets(l.deliveries(), partition) {
+			if offset > next {
+				t.Errorf("partition %d: offset %d was delivered before %d", partition, offset, next)
+				break
+			}
+			next = max(next, offset+1)
+		}
+	}
 }
