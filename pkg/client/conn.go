@@ -1,0 +1,273 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/perseid-im/perseid/pkg/wire"
+	"github.com/perseid-im/perseid/pkg/ws"
+)
+
+const (
+	// writeTimeout is how long the network may take nothing before the
+	// connection is given up.
+	writeTimeout = 10 * time.Second
+	// closeTimeout bounds the farewell of Close.
+	closeTimeout = time.Second
+	// minHeartbeat and maxSilence bound what a server or a Config may ask for.
+	minHeartbeat = 100 * time.Millisecond
+	maxSilence   = 24 * time.Hour
+	// minPacketLimit: what goim's clients may send, servers may too.
+	minPacketLimit = wire.HeaderLen + wire.MaxBodyV1
+	// maxCalls is how many requests may be unanswered. goim closes a connection
+	// with eight of them; half is left to heartbeats.
+	maxCalls = 4
+)
+
+// Conn is one authenticated connection.
+type Conn struct {
+	cfg     Config
+	framing framing
+	nc      net.Conn
+	session Session       // written before Dial returns
+	queue   *queue        // from the reader to Recv
+	early   []byte        // for the reader
+	ver     int16         // spoken
+	calls   chan struct{} // one element per unanswered request
+
+	// interval of heartbeats in nanoseconds; 0 until authenticated.
+	interval atomic.Int64
+
+	writing sync.Mutex // held while a frame is written
+	packet  []byte     // scratch of the writer
+	frame   []byte
+
+	mu      sync.Mutex
+	seq     int32 // last one given to a request
+	pending map[int32]*call
+	err     error // why the connection ended
+
+	done       chan struct{} // closed when err is set
+	closing    sync.Once
+	goroutines sync.WaitGroup
+}
+
+// call is a request that waits for its reply.
+type call struct {
+	op    wire.Op // of the reply
+	reply chan []byte
+}
+
+func newConn(cfg Config, f framing, nc net.Conn, early []byte) *Conn {
+	return &Conn{
+		cfg: cfg, framing: f, nc: nc, early: early, ver: cfg.Version,
+		queue:   newQueue(cfg.QueueBytes, cfg.MaxPacketBytes),
+		calls:   make(chan struct{}, maxCalls),
+		pending: map[int32]*call{},
+		done:    make(chan struct{}),
+	}
+}
+
+// Session tells what the server said about this connection.
+func (c *Conn) Session() Session { return c.session }
+
+// Recv waits for the next message. Its error is ctx's, after which the
+// connection still works, or the reason why the connection ended: a
+// [CloseError] from the server, [ErrClosed], or a failure of the network.
+// Somebody must keep calling it; see Config.QueueBytes.
+func (c *Conn) Recv(ctx context.Context) (Message, error) {
+	m, ok, err := c.queue.get(ctx)
+	if err != nil {
+		return Message{}, err
+	}
+	if !ok {
+		return Message{}, fmt.Errorf("client: %w", c.ended())
+	}
+	return m, nil
+}
+
+// Close ends the connection and waits for its goroutines. Messages that were
+// not received are dropped. It may be called several times; the error is
+// always nil.
+func (c *Conn) Close() error {
+	c.closing.Do(func() {
+		// Who ends first is the reason: a bye that has arrived stays it.
+		first := c.setErr(ErrClosed)
+		if first && c.framing == overWebSocket && c.writing.TryLock() {
+			_ = c.writeMessage(closeTimeout, ws.OpClose, binary.BigEndian.AppendUint16(nil, ws.CodeNormal)) // a courtesy
+			c.writing.Unlock()
+		}
+		_ = c.nc.Close() // nothing was promised to arrive
+		c.queue.drop()
+	})
+	c.goroutines.Wait()
+	return nil
+}
+
+// ended is why the connection ended, nil if it has not.
+func (c *Conn) ended() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// setErr records the reason of the end; the first one counts.
+func (c *Conn) setErr(err error) (first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return false
+	}
+	c.err = err
+	close(c.done)
+	return true
+}
+
+// end closes the socket for a reason. Whoever waits on it comes back.
+func (c *Conn) end(err error) {
+	c.setErr(err)
+	_ = c.nc.Close() // err says more
+}
+
+// silence is how long the server may say nothing: a heartbeat is answered at
+// once, so two intervals leave one for the network.
+func (c *Conn) silence() time.Duration { return 2 * time.Duration(c.interval.Load()) }
+
+// heartbeatLoop sends heartbeats; their replies keep the read deadline away
+// and are otherwise ignored.
+func (c *Conn) heartbeatLoop() {
+	ticker := time.NewTicker(time.Duration(c.interval.Load()))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-c.done:
+			return
+		case <-ticker.C:
+			if err := c.send(wire.Header{Ver: c.ver, Op: wire.OpHeartbeat, Seq: c.nextSeq()}, nil); err != nil {
+				return // send has ended the connection
+			}
+		}
+	}
+}
+
+func (c *Conn) nextSeq() int32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.advance()
+}
+
+// advance is called with mu held. Pushes have seq 0, so requests never do.
+func (c *Conn) advance() int32 {
+	if c.seq == math.MaxInt32 {
+		c.seq = 0
+	}
+	c.seq++
+	return c.seq
+}
+
+// call sends a request and waits for its reply. A request whose context ends
+// stays counted until its reply comes, as it does on the server.
+func (c *Conn) call(ctx context.Context, op wire.Op, body []byte) ([]byte, error) {
+	limit := wire.MaxBodyV2
+	if c.ver < wire.V2 || op == wire.OpAuth {
+		limit = wire.MaxBodyV1
+	}
+	if len(body) > limit {
+		return nil, fmt.Errorf("the body has %d bytes, allowed is %d", len(body), limit)
+	}
+	select {
+	case c.calls <- struct{}{}:
+	case <-c.done:
+		return nil, c.ended()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	waiting := &call{op: op + 1, reply: make(chan []byte, 1)}
+	c.mu.Lock()
+	seq := c.advance()
+	c.pending[seq] = waiting
+	c.mu.Unlock()
+
+	c.queue.await(1)
+	defer c.queue.await(-1)
+	sendErr := c.send(wire.Header{Ver: c.ver, Op: op, Seq: seq}, body)
+	if sendErr == nil {
+		select {
+		case reply := <-waiting.reply:
+			return reply, nil
+		case <-c.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	select {
+	case reply := <-waiting.reply: // came before the end
+		return reply, nil
+	default:
+		return nil, c.ended()
+	}
+}
+
+// answered hands a reply to the request that waits for it.
+func (c *Conn) answered(p wire.Packet) bool {
+	c.mu.Lock()
+	waiting := c.pending[p.Seq]
+	if waiting == nil || waiting.op != p.Op {
+		c.mu.Unlock()
+		return false
+	}
+	delete(c.pending, p.Seq)
+	c.mu.Unlock()
+	waiting.reply <- append([]byte{}, p.Body...)
+	<-c.calls
+	return true
+}
+
+// send writes one packet. An error has ended the connection.
+func (c *Conn) send(h wire.Header, body []byte) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.packet = wire.AppendPacket(c.packet[:0], h, body)
+	if c.framing == overWebSocket {
+		return c.writeMessage(writeTimeout, ws.OpBinary, c.packet)
+	}
+	return c.write(writeTimeout, c.packet)
+}
+
+// pong answers a ping.
+func (c *Conn) pong(payload []byte) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	return c.writeMessage(writeTimeout, ws.OpPong, payload)
+}
+
+// writeMessage writes a frame; writing is held.
+func (c *Conn) writeMessage(timeout time.Duration, op ws.Opcode, payload []byte) error {
+	var mask [4]byte
+	_, _ = rand.Read(mask[:]) // never fails
+	c.frame = ws.AppendMaskedFrame(c.frame[:0], op, payload, mask)
+	return c.write(timeout, c.frame)
+}
+
+func (c *Conn) write(timeout time.Duration, b []byte) error {
+	err := c.nc.SetWriteDeadline(time.Now().Add(timeout))
+	if err == nil {
+		_, err = c.nc.Write(b)
+	}
+	if err != nil {
+		if errors.Is(err, net.ErrClosed) {
+			c.end(ErrClosed) // if nobody had a better reason
+		} else {
+			c.end(fmt.Errorf("write: %w", err))
+		}
+	}
+	return err
+}
