@@ -10,7 +10,7 @@ stamped() { # stamped PART FILE...: the cache folder of this version of PART
 }
 
 kafka_home() { stamped kafka "$recipes/kafka/pom.xml"; }
-discovery_home() { stamped discovery "$recipes/discovery/go.mod" "$recipes/discovery/go.sum"; }
+discovery_home() { stamped discovery "$here/../go.mod"; } # the server is a tool of the module
 npm_ws_home() { echo "$cache/npm-ws-$ws_version"; }
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -166,7 +166,7 @@ install_discovery() {
   has go || cannot discovery "go is not on PATH" || return
   home=$(discovery_home)
   mkdir -p "$home"
-  go build -C "$recipes/discovery" -o "$home/discovery" \
+  go build -C "$here/.." -o "$home/discovery" \
     github.com/bilibili/discovery/cmd/discovery && touch "$home/complete"
 }
 
