@@ -17,13 +17,10 @@ import (
 
 	"github.com/perseid-im/perseid/internal/comet"
 	"github.com/perseid-im/perseid/internal/comet/comettest"
-	"github.com/perseid-im/perseid/internal/leakcheck"
 	"github.com/perseid-im/perseid/internal/obs"
 	"github.com/perseid-im/perseid/pkg/wire"
 	"github.com/perseid-im/perseid/pkg/ws"
 )
-
-func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 // patience is how long a test waits for what must come.
 const patience = 20 * time.Second
