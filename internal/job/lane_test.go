@@ -2,8 +2,10 @@ package job
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +22,7 @@ type memEdge struct {
 	answers chan []Result   // what it answers
 	opened  chan Hello      // streams
 	rooms   chan RoomChange // of the one room stream
+	other   atomic.Bool     // another life answers
 }
 
 func newMemEdge() *memEdge {
@@ -34,6 +37,9 @@ func (e *memEdge) Close() error   { return nil }
 
 func (e *memEdge) Dispatch(ctx context.Context, h Hello) (DispatchStream, error) {
 	e.opened <- h
+	if e.other.Load() {
+		return nil, fmt.Errorf("hello: %w", ErrOtherLife)
+	}
 	return &memStream{ctx, e}, nil
 }
 
@@ -325,6 +331,33 @@ func TestLaneThrowsAbandonedAway(t *testing.T) {
 		synctest.Wait()
 		if b.claim.count() != 3 || abandoned.open != 6 || b.meter.laneBytes.Value() != 0 {
 			t.Errorf("%d complete, %d open, %d bytes", b.claim.count(), abandoned.open, b.meter.laneBytes.Value())
+		}
+	})
+}
+
+// When another life answers, this one is over at once, whatever its lease says,
+// and it is not tried again while the same life is listed at the address.
+func TestLaneOfAnotherLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.close(t)
+		b.lane.offer(b.deliveries(0, 3, 10))
+		<-b.edge.sent
+		b.edge.other.Store(true)
+		b.edge.answers <- nil // cuts the stream
+		<-b.edge.opened
+		synctest.Wait()
+		if n := b.meter.dispatched.Value(int(NotHere)); n != 3 || b.claim.count() != 3 {
+			t.Errorf("%d not here, %d complete", n, b.claim.count())
+		}
+		if _, closed := b.lane.offer(b.deliveries(3, 1, 10)); !closed {
+			t.Error("the lane still takes pushes")
+		}
+		time.Sleep(10 * b.cfg.NodeRefresh) // it is listed again and again
+		select {
+		case <-b.edge.opened:
+			t.Error("the life was tried again")
+		default:
 		}
 	})
 }
