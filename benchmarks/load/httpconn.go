@@ -1,0 +1,122 @@
+package load
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+)
+
+// httpConn is one keep-alive connection to the push API. net/http would take
+// a large part of the machine at the rates that are asked for here.
+type httpConn struct {
+	addr    string
+	timeout time.Duration
+	nc      net.Conn
+	r       *bufio.Reader
+	answer  []byte
+}
+
+// post sends a whole request and reads the answer. accepted says whether the
+// push was: status 202, or 200 with goim's code 0. After an error the next
+// call connects anew.
+func (h *httpConn) post(ctx context.Context, request []byte) (accepted bool, why string) {
+	if h.nc == nil {
+		d := net.Dialer{Timeout: h.timeout}
+		nc, err := d.DialContext(ctx, "tcp", h.addr)
+		if err != nil {
+			return false, "connect: " + lastWord(err)
+		}
+		h.nc = nc
+		if h.r == nil {
+			h.r = bufio.NewReaderSize(nc, 8<<10)
+		} else {
+			h.r.Reset(nc)
+		}
+	}
+	_ = h.nc.SetDeadline(time.Now().Add(h.timeout))
+	if _, err := h.nc.Write(request); err != nil {
+		h.close()
+		return false, "write: " + lastWord(err)
+	}
+	status, keep, err := h.read()
+	if err != nil {
+		h.close()
+		return false, "answer: " + lastWord(err)
+	}
+	if !keep {
+		h.close()
+	}
+	switch {
+	case status == 202:
+		return true, ""
+	case status == 200 && (bytes.Contains(h.answer, []byte(`"code":0`))):
+		return true, ""
+	}
+	return false, fmt.Sprintf("status %d: %.60s", status, h.answer)
+}
+
+// read reads one answer; its body goes to h.answer.
+func (h *httpConn) read() (status int, keep bool, err error) {
+	line, err := h.r.ReadSlice('\n')
+	if err != nil {
+		return 0, false, err
+	}
+	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.")) {
+		return 0, false, fmt.Errorf("%.40q is no answer", line)
+	}
+	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return 0, false, fmt.Errorf("%.40q is no answer", line)
+	}
+	length, keep := -1, true
+	for {
+		if line, err = h.r.ReadSlice('\n'); err != nil {
+			return 0, false, err
+		}
+		line = bytes.TrimRight(line, "\r\n")
+		if len(line) == 0 {
+			break
+		}
+		name, value, _ := bytes.Cut(line, []byte(":"))
+		value = bytes.TrimSpace(value)
+		switch {
+		case bytes.EqualFold(name, []byte("Content-Length")):
+			if length, err = strconv.Atoi(string(value)); err != nil || length < 0 || length > 16<<20 {
+				return 0, false, fmt.Errorf("content length %.20q", value)
+			}
+		case bytes.EqualFold(name, []byte("Connection")):
+			keep = !bytes.EqualFold(value, []byte("close"))
+		}
+	}
+	if length < 0 {
+		return 0, false, fmt.Errorf("an answer without length")
+	}
+	if cap(h.answer) < length {
+		h.answer = make([]byte, length)
+	}
+	h.answer = h.answer[:length]
+	_, err = io.ReadFull(h.r, h.answer)
+	return status, keep, err
+}
+
+func (h *httpConn) close() {
+	if h.nc != nil {
+		_ = h.nc.Close()
+		h.nc = nil
+	}
+}
+
+// lastWord keeps the counts of errors few: no addresses in them.
+func lastWord(err error) string {
+	text := err.Error()
+	for i := len(text) - 2; i > 0; i-- {
+		if text[i] == ':' && text[i+1] == ' ' {
+			return text[i+2:]
+		}
+	}
+	return text
+}
