@@ -209,6 +209,12 @@ func TestRevokeInFlightThenReplayElsewhere(t *testing.T) {
 	for range 1500 {
 		tr.push(rng)
 	}
+	checkFor(t, "pushes without an answer", func() error {
+		if first.laneBytes.Value() == 0 {
+			return fmt.Errorf("none")
+		}
+		return nil
+	})
 	for _, r := range workers {
 		r.revoke()
 	}
