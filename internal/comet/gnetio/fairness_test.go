@@ -45,7 +45,7 @@ func crowd(args []string) error {
 // until they were, so a starved session fails the test. The bounds are far above
 // what is measured (the log line says what): a busy machine must not fail it.
 func TestFloodedRoomIsFair(t *testing.T) {
-	const members, rounds = 3000, 16
+	const members, rounds = 3000, 8
 	f := serve(t, func(f *fixture) { f.cfg.Overflow, f.cfg.OutboxBytes = "drop", 64<<10 })
 	crowd := startChild(t, "crowd", f.server.TCPAddr(), strconv.Itoa(members))
 	if line := crowd.line(); line != "ready" {

@@ -163,7 +163,7 @@ func TestStopBeforeRun(t *testing.T) {
 	g := comettest.Start(t, comet.DefaultConfig(), 10, &comettest.Logic{}, obs.NewMetrics(), comettest.Log(t))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	for i := range 20 {
+	for i := range 8 {
 		s, err := New(cfg, g, comettest.Log(t))
 		if err != nil {
 			t.Fatal(err)
