@@ -99,6 +99,7 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 	list = append(list, jobPart.stages()...)
 	return newApp("perseid", p, list, func() map[string]string {
 		addrs := cometPart.addrs()
+		delete(addrs, "grpc") // its own affair
 		addrs["http"] = logicPart.addrs()["http"]
 		addrs["admin"] = p.admin.Addr()
 		return addrs
