@@ -98,17 +98,24 @@ func (in *intake) head(records []stream.Record) int {
 	return len(records)
 }
 
-var errMixed = errors.New("a room or all target shares the record with others")
+var (
+	errMixed  = errors.New("a room or all target shares the record with others")
+	errNoRoom = errors.New("a room without a name")
+)
 
 // unreadable tells why a record cannot be dispatched. A room or all target must
 // be alone: a comet applies an offset once per lane, so a second push of the
-// record would be taken for a repeat.
+// record would be taken for a repeat. A push without any target would make a
+// comet refuse the whole batch, again and again.
 func unreadable(r *stream.Record) error {
-	if r.Err != nil || len(r.Targets) < 2 {
+	if r.Err != nil {
 		return r.Err
 	}
 	for i := range r.Targets {
-		if k := r.Targets[i].Kind; k != message.Key && k != message.User {
+		switch t := &r.Targets[i]; {
+		case t.Kind == message.Room && t.Name == "":
+			return errNoRoom
+		case t.Kind != message.Key && t.Kind != message.User && len(r.Targets) > 1:
 			return errMixed
 		}
 	}

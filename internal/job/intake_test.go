@@ -25,6 +25,7 @@ func TestUnreadableRecordsGoToTheDeadLetterTopic(t *testing.T) {
 	p.append(text("k:k", 1), message.ToKey("k"))
 	p.append(text("x", 0), message.ToKey("k"), message.ToRoom("live://1")) // two pushes under one offset
 	p.append(text("x", 0), message.ToRoom("live://2"), message.ToRoom("live://1"))
+	p.append(text("x", 0), message.ToRoom(""))
 	p.append(text("x", 0)) // for nobody: nothing to do
 	p.append(text("k:k", 2), message.ToKey("k"))
 	claim := p.claim()
@@ -36,7 +37,7 @@ func TestUnreadableRecordsGoToTheDeadLetterTopic(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if !slices.Equal(claim.dead, []int64{1, 3, 4}) {
+	if !slices.Equal(claim.dead, []int64{1, 3, 4, 5}) {
 		t.Errorf("dead letters: %v", claim.dead)
 	}
 	if err := checkSession(w.comets["a"].bodies(id), map[message.Timeline]int{"k:k": 3}); err != nil {
