@@ -161,7 +161,8 @@ func (m *member) ConsumeClaim(session sarama.ConsumerGroupSession, from sarama.C
 	if err != nil {
 		return err
 	}
-	if from.InitialOffset() < 0 {
+	// In a partition that never had a record there is nothing to commit.
+	if newest, err := m.client.GetOffset(topic, partition, sarama.OffsetNewest); from.InitialOffset() < 0 && (err != nil || newest > 0) {
 		logger.Warn("kafka: nothing is committed for the partition, or what is committed is gone; reading from the oldest record")
 	}
 	cl := newClaim(claimed{
