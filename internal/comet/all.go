@@ -1,15 +1,21 @@
 package comet
 
+import "github.com/perseid-im/perseid/pkg/wire"
+
 // allWalk is one push to everybody on its way over a bucket's sessions. Walks
 // go one after the other, in the order of the pushes.
+//
+// A walk at a pace may take minutes. It is answered at once, and so is every
+// walk behind it: their lane, which other targets share, must not wait for
+// them. What becomes of them is counted here.
 type allWalk struct {
-	ref       pushRef
+	op        wire.Op
 	packets   *packets
-	next      int // slot
-	perTick   int // sessions a tick; 0 = no limit
-	allowed   int // of perTick, what is left until the next tick
+	answers   *pushRef // nil: answered at once
+	next      int      // slot
+	perTick   int      // sessions a tick; 0 = no limit
+	allowed   int      // of perTick, what is left until the next tick
 	lastTick  int64
-	paced     bool
 	delivered uint32
 	filtered  uint32
 	slow      uint32
@@ -17,20 +23,46 @@ type allWalk struct {
 
 func (b *Bucket) pushAll(d *Delivery, index int) {
 	p := &d.Pushes[index]
-	w := &allWalk{ref: pushRef{d, index}, packets: b.takePackets(), lastTick: b.nowMS}
+	w := &allWalk{op: p.Op, packets: b.takePackets(), lastTick: b.nowMS}
 	w.packets.add(p.Op, p.Body)
-	b.backlog += w.packets.size()
 	if p.Speed > 0 {
 		buckets := max(len(*b.gateway.buckets.Load()), 1)
 		w.perTick = max(int(p.Speed)*wheelTickMS/1000/buckets, 1)
 		w.allowed = w.perTick
 	}
-	// A paced walk may take minutes. It is answered at once: its lane must not
-	// wait for it, and what becomes of it is counted here.
-	if w.paced = w.perTick > 0; !w.paced {
+	size := w.packets.size()
+	if last := len(b.alls) - 1; w.perTick == 0 && (last < 0 || b.alls[last].answers != nil) {
+		w.answers = &pushRef{d, index}
 		d.hold()
+		b.backlog += size
+	} else {
+		// The backlog of these has a bound of its own: the other one stops the
+		// loop's pushes until it is shorter, which here may take as long as the
+		// walks.
+		if b.paced > 0 && b.paced+size > b.gateway.cfg.BacklogBytes {
+			b.refuseAll(d, index)
+			b.sent = append(b.sent, w.packets)
+			return
+		}
+		b.paced += size
 	}
 	b.alls = append(b.alls, w)
+}
+
+// refuseAll counts a push to all that has no room as dropped for everybody.
+func (b *Bucket) refuseAll(d *Delivery, index int) {
+	var slow, filtered uint32
+	for i := range b.slots {
+		switch s := b.slots[i].s; {
+		case s == nil || s.state == opened || s.state == connecting:
+		case s.accepted(d.Pushes[index].Op):
+			slow++
+		default:
+			filtered++
+		}
+	}
+	b.gateway.stats.delivered(0, int(slow))
+	d.count(index, 0, 0, filtered, slow)
 }
 
 // paceAlls gives the walk at the head its share for the time since the last
@@ -54,14 +86,13 @@ func (b *Bucket) allsReady() bool {
 func (b *Bucket) walkAlls(budget int) {
 	for budget > 0 && b.allsReady() {
 		w := b.alls[0]
-		op := w.ref.d.Pushes[w.ref.index].Op
 		for budget > 0 && w.next < len(b.slots) && (w.perTick == 0 || w.allowed > 0) {
 			s := b.slots[w.next].s
 			w.next++
 			if s == nil || s.state == opened || s.state == connecting {
 				continue
 			}
-			if !s.accepted(op) {
+			if !s.accepted(w.op) {
 				w.filtered++
 				continue
 			}
@@ -80,12 +111,14 @@ func (b *Bucket) walkAlls(budget int) {
 		copy(b.alls, b.alls[1:])
 		b.alls[len(b.alls)-1] = nil
 		b.alls = b.alls[:len(b.alls)-1]
-		b.backlog -= w.packets.size()
 		b.sent = append(b.sent, w.packets)
 		b.gateway.stats.delivered(int(w.delivered), int(w.slow))
-		if !w.paced {
-			w.ref.d.count(w.ref.index, w.delivered, 0, w.filtered, w.slow)
-			w.ref.d.release()
+		if a := w.answers; a != nil {
+			b.backlog -= w.packets.size()
+			a.d.count(a.index, w.delivered, 0, w.filtered, w.slow)
+			a.d.release()
+		} else {
+			b.paced -= w.packets.size()
 		}
 	}
 }

@@ -32,7 +32,8 @@ type Bucket struct {
 	wheel   *wheel.Wheel[*Session]
 	walking []*Room // rooms with rounds, served in turn
 	alls    []*allWalk
-	backlog int // bytes of rounds
+	backlog int // bytes of rounds, and of pushes to all that are not paced
+	paced   int // bytes of pushes to all that are, or wait behind one that is
 	dirty   []*Session
 	sent    []*packets // free again after the flush
 	spare   []*packets
@@ -117,6 +118,7 @@ func (b *Bucket) post(fn func(*Bucket)) {
 // turn does what waits, in bounded steps.
 func (b *Bucket) turn() {
 	b.scheduled.Store(false)
+	ticked := b.ticked.Swap(false) // before the clock is read: a tick is not answered with a time before it
 	b.nowMS = b.gateway.nowMS()
 	more := false
 
@@ -125,7 +127,7 @@ func (b *Bucket) turn() {
 		b.protect(nil, func() { fn(b) })
 		b.calls[i] = nil
 	}
-	if b.ticked.Swap(false) {
+	if ticked {
 		b.wheel.Advance(b.nowMS, func(s *Session) { b.protect(s, func() { b.deadline(s) }) })
 		b.paceAlls()
 	}
@@ -148,8 +150,7 @@ func (b *Bucket) turn() {
 		more = true
 	}
 	b.flush()
-	// The mailbox wakes nobody until it was drained empty. A backlog that only
-	// a paced push to all can shorten needs no turn before the next tick.
+	// The mailbox wakes nobody until it was drained empty.
 	if behind && b.backlog < b.gateway.cfg.BacklogBytes {
 		more = true
 	}

@@ -148,32 +148,68 @@ func TestDispatchThatIsGivenUpIsNotDoubled(t *testing.T) {
 	}
 }
 
-// Symptom: a loop used a whole CPU while paced pushes to all waited. Cause: as
-// long as the backlog was full the turn asked for another one, but only the
-// next tick can shorten a backlog of paced pushes.
-func TestPacedBacklogDoesNotSpin(t *testing.T) {
-	f := newFixture(t, 1, func(c *Config) { c.BacklogBytes = 64 << 10 })
-	for i := range 3 {
-		f.connect(f.buckets[0], 1, fmt.Sprintf(`{"key":"%d","accepts":[1]}`, i))
+// Symptom: while a push to all at a low speed was under way, a push to all
+// without one, and then everything else in its lane, found no answer and was
+// dropped as unreachable after the dispatch timeout. Cause: it waits for its
+// turn behind the paced one, and its lane waited with it.
+func TestPushToAllBehindAPacedOne(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	var conns []*testConn
+	for i := range 30 {
+		conns = append(conns, f.connect(f.buckets[0], 1, fmt.Sprintf(`{"key":"%d","accepts":[1]}`, i)))
 	}
-	var last *Delivery
-	for i := range 3 {
-		d, err := f.g.Dispatch(t.Context(), f.lane, []Push{{Offset: int64(i), Op: 1, Body: make([]byte, 40<<10), All: true, Speed: 10}})
-		if err != nil {
-			t.Fatal(err)
+	f.push(Push{Op: 1, Body: []byte("paced"), All: true, Speed: 10})
+	f.push(Push{Op: 1, Body: []byte("behind"), All: true}) // answered, though its turn comes later
+	f.push(Push{Op: 1, Body: []byte("own"), Sessions: []uint64{conns[29].session.ID()}})
+	if got := conns[29].bodies(t, 1); fmt.Sprint(got) != "[own]" {
+		t.Errorf("before its turn: %v", got)
+	}
+	for range 40 {
+		f.advance(100 * time.Millisecond)
+	}
+	for i, c := range conns[:29] {
+		if got := c.bodies(t, 1); fmt.Sprint(got) != "[paced behind]" {
+			t.Errorf("session %d got %v", i, got)
 		}
-		last = d
+	}
+	if r := f.push(Push{Op: 1, Body: []byte("after"), All: true}); r.Delivered != 30 {
+		t.Errorf("when it is over: %+v", r)
+	}
+}
+
+// Symptom: after a few large pushes to all at a low speed the loop took no
+// pushes at all, for as long as those lasted. Cause: they counted as backlog,
+// and a loop with a full backlog leaves pushes in its mailbox. Now they have a
+// bound of their own, and what is above it is dropped and counted.
+func TestPacedPushesAreBounded(t *testing.T) {
+	f := newFixture(t, 1, func(c *Config) { c.BacklogBytes = 64 << 10 })
+	var conns []*testConn
+	for i := range 3 {
+		conns = append(conns, f.connect(f.buckets[0], 1, fmt.Sprintf(`{"key":"%d","accepts":[1]}`, i)))
+	}
+	for i, want := range []uint32{0, 3, 3} {
+		if r := f.push(Push{Op: 1, Body: make([]byte, 40<<10), All: true, Speed: 10}); r.Slow != want || r.Delivered != 0 {
+			t.Errorf("paced push %d: %+v, want %d as slow", i, r, want)
+		}
+	}
+	if r := f.push(Push{Op: 1, Body: []byte("own"), Sessions: []uint64{conns[2].session.ID()}}); r.Delivered != 1 {
+		t.Errorf("a session of its own: %+v", r)
 	}
 	f.on(f.buckets[0], func() {
-		if b := f.buckets[0]; b.backlog < 64<<10 || b.allsReady() || len(b.again) > 0 {
+		if b := f.buckets[0]; b.backlog != 0 || b.allsReady() || len(b.again) > 0 {
 			t.Errorf("backlog %d, ready %v, another turn is asked for: %v", b.backlog, b.allsReady(), len(b.again) > 0)
 		}
 	})
 	for range 20 {
 		f.advance(100 * time.Millisecond)
 	}
-	if r := f.result(last)[0]; r.Delivered != 3 {
-		t.Errorf("%+v", r)
+	for i, c := range conns {
+		if got := len(c.bodies(t, 1)); got != 1+i/2 {
+			t.Errorf("session %d got %d pushes", i, got)
+		}
+	}
+	if b := f.buckets[0]; b.paced != 0 {
+		t.Errorf("%d bytes are left", b.paced)
 	}
 }
 
