@@ -204,6 +204,8 @@ func TestRevocationWaitsForTheWorker(t *testing.T) {
 		for offset := range int64(6) { // finished after the revocation
 			c.Complete(offset)
 		}
+		c.Complete(8) // behind a hole
+		c.Complete(9)
 		held <- c
 		return nil
 	}, ConsumerHooks{})
@@ -334,6 +336,43 @@ func testPoison(t *testing.T, cfg Config, repair func()) {
 	}
 }
 
+// A dead letter that cannot be written does not hold up a revocation for the
+// whole budget: the next owner will find the same record.
+func TestDeadLetterEndsWithTheRevocation(t *testing.T) {
+	leakcheck.Check(t)
+	k := fakeKafka(t)
+	cfg := testConfig(t, k.ListenAddrs()...)
+	cfg.Partitions = 1
+	cfg.FinishTimeout, cfg.RebalanceTimeout = 2*patience, 3*patience
+	ensure(t, cfg)
+	p := connected(t, cfg)
+	s, _ := p.connected()
+	if err := s.send(t.Context(), 1, func(int) (*sarama.ProducerMessage, error) {
+		return &sarama.ProducerMessage{Topic: cfg.Topic, Value: sarama.StringEncoder("poison")}, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	h := k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: cfg.DLQTopic, Err: kerr.NotEnoughReplicas, Count: -1})
+	outcome := make(chan error, 1)
+	r := run(t, cfg, func(ctx context.Context, c stream.Claim) error {
+		records, err := c.Next(ctx, 1)
+		if err != nil {
+			return err
+		}
+		err = c.DeadLetter(ctx, records[0])
+		outcome <- err
+		return err
+	}, ConsumerHooks{})
+	eventually(t, "the dead letter is tried", func() bool { return h.Hits() > 0 })
+	r.stop(t)
+	if err := <-outcome; !errors.Is(err, stream.ErrRevoked) {
+		t.Errorf("DeadLetter: %v", err)
+	}
+	if at := committed(t, cfg, 0); at > 0 {
+		t.Errorf("committed %d", at)
+	}
+}
+
 // A slow partition is bounded by what is in flight and fetched ahead; its
 // neighbours, which are fetched from the same broker, go on.
 func TestSlowWorkerStopsOnlyItself(t *testing.T) {
@@ -396,56 +435,6 @@ func TestSlowWorkerStopsOnlyItself(t *testing.T) {
 	r.stop(t)
 	for partition := range cfg.Partitions {
 		grows(t, fmt.Sprintf("partition %d", partition), offsets(l.deliveries(), partition))
-	}
-}
-
-func TestBytesBoundWhatIsInFlight(t *testing.T) {
-	cfg := testConfig(t, "127.0.0.1:1")
-	var paused []bool
-	var marks []int64
-	c := newClaim(claimed{
-		maxRecords: 100, maxBytes: 1000, maxBodyBytes: cfg.MaxBodyBytes(),
-		mark:  func(o int64) { marks = append(marks, o) },
-		pause: func(p bool) { paused = append(paused, p) },
-		lag:   func(int64) {},
-	})
-	w := c.start()
-	for o := range int64(12) {
-		c.push(&sarama.ConsumerMessage{Offset: o * 2, Value: make([]byte, 300)})
-	}
-	if !slices.Equal(paused, []bool{true}) {
-		t.Errorf("pauses: %v", paused)
-	}
-	for _, step := range []struct{ complete, want int64 }{{-1, 3}, {2, 0}, {0, 2}, {4, 1}} {
-		if step.complete >= 0 {
-			w.Complete(step.complete)
-		}
-		got, err := w.take(100)
-		if err != nil || int64(len(got)) != step.want {
-			t.Errorf("after completing %d: %d records, %v; want %d", step.complete, len(got), err, step.want)
-		}
-	}
-	if !slices.Equal(marks, []int64{3, 5}) {
-		t.Errorf("marks: %v", marks)
-	}
-	// A record above the whole bound still gets through, alone.
-	c.push(&sarama.ConsumerMessage{Offset: 100, Value: make([]byte, 5000)})
-	last := int64(0)
-	for o := int64(6); o < 24; o += 2 {
-		w.Complete(o)
-		got, err := w.take(100)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, msg := range got {
-			last = msg.Offset
-		}
-	}
-	if last != 100 {
-		t.Errorf("the last record given out is %d", last)
-	}
-	if !slices.Equal(paused, []bool{true, false}) {
-		t.Errorf("pauses: %v", paused)
 	}
 }
 

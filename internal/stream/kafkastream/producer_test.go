@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/perseid-im/perseid/internal/leakcheck"
 	"github.com/perseid-im/perseid/internal/message"
@@ -223,6 +225,40 @@ func TestAppendSurvivesLeaderChanges(t *testing.T) {
 	cfg.Replication = 3
 	ensure(t, cfg)
 	appendDuring(t, cfg, 3, func() { k.ShufflePartitionLeaders() })
+}
+
+// The broker has written the batch and says that it failed: the retry must not
+// write it again. And a leader that is missing for longer than sarama's default
+// retries last is no error either.
+func TestRetriesLastAndDoubleNothing(t *testing.T) {
+	for name, kind := range map[string]*kerr.Error{
+		"written but too few replicas": kerr.NotEnoughReplicasAfterAppend,
+		"written but timed out":        kerr.RequestTimedOut,
+		"no leader":                    kerr.NotLeaderForPartition,
+	} {
+		t.Run(name, func(t *testing.T) {
+			leakcheck.Check(t)
+			k := fakeKafka(t)
+			cfg := testConfig(t, k.ListenAddrs()...)
+			ensure(t, cfg)
+			appendDuring(t, cfg, 1, func() {
+				h := k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: cfg.Topic, Err: kind, Count: -1})
+				eventually(t, "more failures than sarama retries by default", func() bool { return h.Hits() > 4*5 })
+				h.Remove()
+			})
+		})
+	}
+}
+
+func TestAcknowledgedBytesAreGivenBack(t *testing.T) {
+	leakcheck.Check(t)
+	cfg := testConfig(t, fakeKafka(t).ListenAddrs()...)
+	cfg.MaxRecordBytes, cfg.MaxBufferedBytes = 4096, 4096
+	ensure(t, cfg)
+	p := connected(t, cfg)
+	for range 10 {
+		appendTo(t, p, strings.Repeat("x", 3000), message.ToUser(1), message.ToRoom("a://b"), message.ToAll(0))
+	}
 }
 
 // appendDuring appends from several callers while disturb runs some times, and
