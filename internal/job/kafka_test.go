@@ -14,6 +14,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"github.com/perseid-im/perseid/internal/job"
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/stream/kafkastream"
 )
@@ -116,30 +117,46 @@ func TestJobsComeAndGoOnKafka(t *testing.T) {
 		targets = append(targets, message.ToRoom(room))
 	}
 	var producers sync.WaitGroup
-	const each = 200
+	enough := make(chan struct{})
 	for _, target := range targets {
-		tl := target.Timeline()
-		tr.sent[tl] = each
 		producers.Go(func() {
-			for i := range each {
-				if err := producer.Append(ctx, text(tl, i), []message.Target{target}); err != nil {
+			tl, n := target.Timeline(), 0
+			pace := time.NewTicker(10 * time.Millisecond) // pushes all along the rebalances
+			defer pace.Stop()
+			for ; ; n++ {
+				select {
+				case <-pace.C:
+				case <-enough:
+					tr.mu.Lock()
+					tr.sent[tl] = n
+					tr.mu.Unlock()
+					return
+				}
+				if err := producer.Append(ctx, text(tl, n), []message.Target{target}); err != nil {
 					t.Error(err)
 					return
 				}
-				<-time.After(3 * time.Millisecond) // spreads the pushes over the rebalances
 			}
 		})
 	}
+	worked := func(c *consuming) {
+		t.Helper()
+		checkFor(t, "work for another job", func() error {
+			if c.dispatched.Value(int(job.Delivered)) < 500 {
+				return errors.New("not enough yet")
+			}
+			return nil
+		})
+	}
+	worked(first)
 	second := w.consume(cfg)
-	checkFor(t, "work for the second job", func() error {
-		if second.dispatched.Value(0) == 0 {
-			return errors.New("none yet")
-		}
-		return nil
-	})
+	worked(second)
 	first.stop()
-	w.consume(cfg)
+	worked(w.consume(cfg))
+	close(enough)
 	producers.Wait()
+	close(stop)
+	<-stopped
 	checkFor(t, "everything delivered", func() error {
 		for id, listens := range tr.sessions {
 			want := map[message.Timeline]int{}
@@ -152,7 +169,5 @@ func TestJobsComeAndGoOnKafka(t *testing.T) {
 		}
 		return nil
 	})
-	close(stop)
-	<-stopped
 	tr.check()
 }

@@ -106,7 +106,8 @@ func (tr *traffic) committed() {
 	})
 }
 
-// misbehave breaks, delays and mutes the comets, and the logics, until stop.
+// misbehave breaks, delays and mutes the comets, and the logics, until stop;
+// then all are well again.
 func (w *world) misbehave(rng *rand.Rand, stop <-chan struct{}) {
 	tick := time.NewTicker(15 * time.Millisecond)
 	defer tick.Stop()
@@ -114,6 +115,10 @@ func (w *world) misbehave(rng *rand.Rand, stop <-chan struct{}) {
 		select {
 		case <-tick.C:
 		case <-stop:
+			for _, c := range w.comets {
+				c.set(func() { c.mute, c.delay = 0, 0 })
+			}
+			w.logics[0].set("")
 			return
 		}
 		for _, c := range w.comets {
@@ -158,9 +163,9 @@ func TestOrderUnderBrokenStreamsAndSlowComets(t *testing.T) {
 		})
 	}
 	producers.Wait()
-	tr.committed()
 	close(stop)
 	<-stopped
+	tr.committed()
 	tr.check()
 	repeats := 0
 	for _, c := range w.comets {
@@ -273,8 +278,8 @@ func TestOwnersTakeTurns(t *testing.T) {
 	for _, p := range tr.partitions {
 		jobs[0].work(p)
 	}
-	tr.committed()
 	close(stop)
 	<-stopped
+	tr.committed()
 	tr.check()
 }
