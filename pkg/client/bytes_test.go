@@ -207,6 +207,31 @@ func TestHeartbeats(t *testing.T) {
 	}
 }
 
+// A server that takes nothing, not even a heartbeat.
+func TestStuckServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end := make(chan struct{})
+		defer close(end)
+		cfg := client.Config{Address: "tcp://in.memory:1", Heartbeat: time.Minute}
+		cfg.NetDial = pipes(t, func(_ int, p *clienttest.Peer) error {
+			err := accept(p, 60)
+			<-end
+			return err
+		})
+		c, err := client.Dial(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		start := time.Now()
+		_, err = c.Recv(t.Context())
+		mention(t, err, "write: ")
+		if lived := time.Since(start); lived != time.Minute+10*time.Second {
+			t.Errorf("gave up after %s", lived)
+		}
+	})
+}
+
 // A receiver that does nothing stops the server, and not its own calls: their
 // replies stand behind the pushes.
 func TestSlowReceiver(t *testing.T) {

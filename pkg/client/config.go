@@ -119,7 +119,7 @@ func (c Config) prepared() (Config, endpoint, error) {
 	}
 	check(len(c.Token) <= wire.MaxBodyV1, "the token has %d bytes: allowed is %d", len(c.Token), wire.MaxBodyV1)
 	if err := errors.Join(problems...); err != nil {
-		return c, ep, &configError{err}
+		return c, ep, fmt.Errorf("client: config: %w", err)
 	}
 	return c, ep, nil
 }
@@ -133,12 +133,12 @@ func orDefault[T comparable](field *T, value T) {
 func parseAddress(address string) (endpoint, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" {
-		return endpoint{}, fmt.Errorf("Address = %q: allowed is tcp://host:port, ws://host:port/sub or wss://host:port/sub", address)
+		return endpoint{}, fmt.Errorf("address %q: allowed is tcp://host:port, ws://host:port/sub or wss://host:port/sub", address)
 	}
 	switch u.Scheme {
 	case "tcp":
 		if u.Port() == "" || u.Path != "" && u.Path != "/" {
-			return endpoint{}, fmt.Errorf("Address = %q: allowed is tcp://host:port", address)
+			return endpoint{}, fmt.Errorf("address %q: allowed is tcp://host:port", address)
 		}
 		return endpoint{framing: overTCP, network: "tcp", target: u.Host}, nil
 	case "ws", "wss":
@@ -147,7 +147,7 @@ func parseAddress(address string) (endpoint, error) {
 		}
 		return endpoint{framing: overWebSocket, target: u.String()}, nil
 	}
-	return endpoint{}, fmt.Errorf("Address = %q: the scheme must be tcp, ws or wss", address)
+	return endpoint{}, fmt.Errorf("address %q: the scheme must be tcp, ws or wss", address)
 }
 
 // token is goim's auth JSON.

@@ -125,7 +125,8 @@ func TestAuthRefused(t *testing.T) {
 		if err := p.ReplyJSON(auth, refusal); err != nil {
 			return err
 		}
-		return p.Bye(clienttest.Bye{Code: 3101, Reconnect: true})
+		_ = p.Bye(clienttest.Bye{Code: 3101, Reconnect: true}) // the client may have gone
+		return nil
 	})
 	for _, address := range []string{s.TCP, s.WebSocket} {
 		_, err := client.Dial(context20(t), client.Config{Address: address})
@@ -295,7 +296,9 @@ func TestRequestRefused(t *testing.T) {
 func TestClose(t *testing.T) {
 	eachWay(t, func(t *testing.T, w way) {
 		s := script(t, func(p *clienttest.Peer) error {
-			return errors.Join(accept(p, 60), p.Push(1000, "unread"), untilClosed(p))
+			err := accept(p, 60)
+			_ = p.Push(1000, "unread") // the client may have gone
+			return errors.Join(err, untilClosed(p))
 		})
 		c := dial(t, client.Config{Address: w.address(s), Version: w.ver})
 		waiting := make(chan error, 1)
@@ -314,6 +317,27 @@ func TestClose(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// The reader waits for room in the queue when the connection is closed.
+func TestCloseWithAFullQueue(t *testing.T) {
+	stuck := make(chan struct{})
+	s := script(t, func(p *clienttest.Peer) error {
+		err := accept(p, 60)
+		body := strings.Repeat("x", 64<<10)
+		for pushed := 0; err == nil && p.Push(1000, body) == nil; pushed++ {
+			if pushed == 3 {
+				close(stuck)
+			}
+		}
+		return err
+	})
+	c := dial(t, client.Config{Address: s.TCP, QueueBytes: 1})
+	<-stuck
+	_ = c.Close()
+	if err := expectEnd(t, c); !errors.Is(err, client.ErrClosed) {
+		t.Error(err)
+	}
 }
 
 func TestConfigProblems(t *testing.T) {

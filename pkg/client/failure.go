@@ -58,9 +58,6 @@ func stayAway(err error) bool {
 	if closed, ok := errors.AsType[*CloseError](err); ok {
 		return !closed.Reconnect
 	}
-	if _, ok := errors.AsType[*configError](err); ok {
-		return true
-	}
 	return errors.Is(err, ErrVersion)
 }
 
@@ -95,12 +92,6 @@ func byeError(body []byte) error {
 func closeFrameError(ev ws.Event) error {
 	return &CloseError{Code: int(ev.Code), Reason: ev.Reason, Reconnect: ev.Code < 3500 || ev.Code > 3999}
 }
-
-// configError is a Config that cannot work.
-type configError struct{ err error }
-
-func (e *configError) Error() string { return "client: config: " + e.err.Error() }
-func (e *configError) Unwrap() error { return e.err }
 
 func opName(op wire.Op) string {
 	switch op {

@@ -33,7 +33,7 @@ func Run(ctx context.Context, cfg Config, h Handler) error {
 		return err
 	}
 	if h.Message == nil {
-		return &configError{errors.New("Handler.Message is required")}
+		return errors.New("client: Handler.Message is required")
 	}
 	pause := pause{Backoff: cfg.Backoff}
 	for {
