@@ -35,14 +35,16 @@ type BareRun struct {
 
 // BareResult is what the rounds cost.
 type BareResult struct {
-	BeginNS  int64
-	Writes   uint64
-	Full     uint64 // writes that found a full buffer: that frame is lost
-	Broken   uint64 // writes to connections that are gone
-	User     time.Duration
-	Sys      time.Duration
-	Took     time.Duration
-	Rounds   Hist // from the time a round was due to the last write of the last writer
+	BeginNS int64
+	Writes  uint64
+	Full    uint64 // writes that found a full buffer: that frame is lost
+	Broken  uint64 // writes to connections that are gone
+	User    time.Duration
+	Sys     time.Duration
+	Took    time.Duration
+	// Rounds are from the time a round was due to the last write of the last
+	// writer; without a rate each writer's own.
+	Rounds   Hist
 	LastSeq  uint32
 	WriterNS []int64 // CPU time of each writer
 }
@@ -198,11 +200,17 @@ func (b *Bare) Run(run BareRun) (BareResult, error) {
 		res.WriterNS = append(res.WriterNS, w.cpu)
 	}
 	for round := range run.Rounds {
-		due, end := writers[0].dues[round], int64(0)
+		last := int64(0)
 		for i := range writers {
-			due, end = min(due, writers[i].dues[round]), max(end, writers[i].ends[round])
+			w := &writers[i]
+			if run.PerSecond == 0 { // the writers do not wait for each other
+				res.Rounds.Record(w.ends[round] - w.dues[round])
+			}
+			last = max(last, w.ends[round]-w.dues[round])
 		}
-		res.Rounds.Record(end - due)
+		if run.PerSecond > 0 {
+			res.Rounds.Record(last)
+		}
 	}
 	return res, nil
 }
@@ -225,13 +233,13 @@ func (w *bareWriter) write() {
 	frame := w.bare.frame(body)
 	stamp := frame[len(frame)-len(body):]
 	for round := range w.run.Rounds {
-		due := w.bare.clock.Now()
+		due := max(w.run.BeginNS, w.bare.clock.Now())
 		if w.run.PerSecond > 0 {
 			due = w.run.BeginNS + int64(float64(round)/w.run.PerSecond*1e9)
-			for wait := due - w.bare.clock.Now(); wait > 0; wait = due - w.bare.clock.Now() {
-				ts := unix.NsecToTimespec(wait)
-				_ = unix.Nanosleep(&ts, nil)
-			}
+		}
+		for wait := due - w.bare.clock.Now(); wait > 0; wait = due - w.bare.clock.Now() {
+			ts := unix.NsecToTimespec(wait)
+			_ = unix.Nanosleep(&ts, nil)
 		}
 		PutStamp(stamp, Stamp{DueNS: due, Seq: w.run.FirstSeq + uint32(round)})
 		for _, fd := range w.fds {

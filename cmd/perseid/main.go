@@ -20,6 +20,7 @@ Usage: perseid COMMAND [flags]
   run      everything in one process, with an embedded Kafka and Redis
   listen   connect as a client and print what arrives
   push     push a message over the HTTP API
+  bench    measure a running Perseid or goim from outside
   version  print the version
 
 perseid COMMAND -h tells the flags of a command.
@@ -43,6 +44,8 @@ func command(args []string, stdout, stderr io.Writer) int {
 		return listenCommand(ctx, rest, stdout, stderr)
 	case "push":
 		return pushCommand(ctx, rest, stdout, stderr)
+	case "bench":
+		return benchCommand(ctx, rest, stdout, stderr)
 	case "version", "-version", "--version":
 		fmt.Fprintln(stdout, "perseid", obs.Version())
 		return 0

@@ -108,7 +108,7 @@ func mayKnow(from, to string) bool {
 	case within(to, "pkg"):
 		return true
 	case within(from, "cmd"):
-		return slices.Contains([]string{"internal/app", "internal/config", handles}, to)
+		return slices.Contains([]string{"internal/app", "internal/config", handles, "benchmarks/scenario"}, to)
 	case within(from, "examples"):
 		return false
 	case processOf(from) != "" && from == room:

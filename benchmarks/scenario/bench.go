@@ -1,0 +1,164 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/perseid-im/perseid/benchmarks/load"
+)
+
+// bench is one run.
+type bench struct {
+	opt    options
+	clock  load.Clock
+	child  load.Command
+	report *Report
+	procs  []process
+	line   *progress
+}
+
+func newBench(opt options, name string, args []string, stderr io.Writer, child load.Command) (*bench, error) {
+	b := &bench{opt: opt, clock: load.NewClock(), child: child}
+	for _, p := range opt.pids {
+		pid, err := strconv.Atoi(p[1])
+		if err != nil {
+			return nil, fmt.Errorf("-pid %s=%s: allowed is NAME=PID", p[0], p[1])
+		}
+		one, err := newProcess(p[0], pid)
+		if err != nil {
+			return nil, fmt.Errorf("-pid %s: %w", p[0], err)
+		}
+		b.procs = append(b.procs, one)
+	}
+	b.report = &Report{
+		Scenario: name, Started: time.Now().UTC().Truncate(time.Second), Command: append([]string{"perseid", "bench"}, args...),
+		Commit: opt.commit, Machine: thisMachine(), Steps: []Step{},
+	}
+	if opt.commit == "" {
+		b.report.Commit = commit()
+	}
+	b.line = &progress{w: stderr, quiet: opt.quiet}
+	return b, nil
+}
+
+func (b *bench) note(format string, args ...any) {
+	b.report.Notes = append(b.report.Notes, fmt.Sprintf(format, args...))
+}
+
+// fleet is a swarm and how it was made.
+type fleet struct {
+	*load.Swarm
+	cfg load.Config
+}
+
+// config is that of the product's servers.
+func (b *bench) config(classes []load.Class, streams int) load.Config {
+	o := &b.opt
+	return load.Config{
+		Servers: o.servers(), WebSocket: o.transport == "ws", Path: o.path, Sources: o.sources, Classes: classes,
+		FirstMid: o.firstMid, Streams: streams, Drain: o.drain, Heartbeat: o.heartbeat, AuthTimeout: o.authTimeout, Loops: o.loops,
+		Parts: 1,
+	}
+}
+
+// maxAttempts of a connection to get ready.
+const maxAttempts = 4
+
+// connect opens all connections of a fleet, and closes it if it cannot.
+func (b *bench) connect(ctx context.Context, name string, cfg load.Config, procs []process) (*fleet, error) {
+	swarm, err := load.NewSwarm(ctx, cfg, b.opt.procs, b.child)
+	if err != nil {
+		return nil, err
+	}
+	f := &fleet{swarm, cfg}
+	if err := b.open(ctx, name, f, procs); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (b *bench) open(ctx context.Context, name string, f *fleet, procs []process) error {
+	total := 0
+	for i := range f.cfg.Classes {
+		total += f.cfg.Classes[i].Conns
+	}
+	meter, err := b.startMeter(ctx, f, procs)
+	if err != nil {
+		return err
+	}
+	defer meter.stop()
+	began := time.Now()
+	var s load.Stats
+	for attempt := range maxAttempts {
+		if err := f.Open(ctx, load.Ramp{InFlight: b.opt.inFlight, PerSecond: b.opt.connectRate}); err != nil {
+			return err
+		}
+		s, err = load.Await(ctx, 10*time.Millisecond, func() (load.Stats, error) { return f.Stats(ctx) }, func(s *load.Stats) bool {
+			b.line.show("%s: %d of %d connections", name, ready(s), total)
+			return s.Pending == 0
+		})
+		if err != nil {
+			return fmt.Errorf("bench: %d of %d connections: %w", ready(&s), total, err)
+		}
+		if ready(&s) == total || attempt == maxAttempts-1 {
+			break
+		}
+	}
+	took := time.Since(began)
+	use, err := meter.read(ctx, &s)
+	if err != nil {
+		return err
+	}
+	b.report.Connects = append(b.report.Connects, Connect{
+		Name: name, Conns: total, Ready: ready(&s), Seconds: round(took.Seconds(), 4), PerSecond: round(float64(ready(&s))/took.Seconds(), 1),
+		Auth: latencyOf(&s.Auth), Failures: s.Failures, Processes: use.processes, Clients: use.clients, System: use.system,
+	})
+	if ready(&s) < total {
+		return fmt.Errorf("bench: only %d of %d connections got ready: %v", ready(&s), total, s.Failures)
+	}
+	return nil
+}
+
+func ready(s *load.Stats) int {
+	n := 0
+	for i := range s.Classes {
+		n += s.Classes[i].Ready
+	}
+	return n
+}
+
+// progress is the line that shows that something goes on.
+type progress struct {
+	w     io.Writer
+	quiet bool
+
+	mu   sync.Mutex
+	last time.Time
+}
+
+// show shows the line, at most once a second; on what is no terminal every
+// five.
+func (p *progress) show(format string, args ...any) {
+	if p.quiet {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	every, end := 5*time.Second, "\n"
+	if f, ok := p.w.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			every, end = time.Second, "\x1b[K\r"
+		}
+	}
+	if time.Since(p.last) < every {
+		return
+	}
+	p.last = time.Now()
+	fmt.Fprintf(p.w, format+end, args...)
+}

@@ -1,0 +1,132 @@
+package scenario
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/perseid-im/perseid/benchmarks/load"
+)
+
+// meter measures processes and the machine over a stretch of time.
+type meter struct {
+	b       *bench
+	procs   []process
+	times   []processTimes
+	rss     []int64
+	machine machineTimes
+	tcp     int64
+	loops   []time.Duration
+	clients time.Duration
+	self    time.Duration
+	metrics map[string]sample
+	began   time.Time
+
+	done    chan struct{}
+	once    sync.Once
+	sampler sync.WaitGroup
+	mu      sync.Mutex
+	maxRSS  []int64
+}
+
+// usage is what a meter read.
+type meterUse struct {
+	processes []ProcessUse
+	clients   ClientUse
+	system    SystemUse
+	metrics   map[string]float64
+}
+
+const memoryEvery = 250 * time.Millisecond
+
+// startMeter begins; stop must be called.
+func (b *bench) startMeter(ctx context.Context, f *fleet, procs []process) (*meter, error) {
+	m := &meter{b: b, procs: procs, times: make([]processTimes, len(procs)), rss: make([]int64, len(procs)), maxRSS: make([]int64, len(procs)), done: make(chan struct{})}
+	s, err := f.Stats(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m.metrics = b.scrape(ctx)
+	m.loops, m.clients, m.self = s.LoopCPU, s.ProcessCPU, ownCPU()
+	_, m.tcp = sockets()
+	m.began = time.Now()
+	m.machine = readMachineTimes()
+	for i, p := range procs {
+		m.rss[i] = p.rss()
+		if m.times[i], err = p.times(); err != nil {
+			return nil, err
+		}
+	}
+	m.sampler.Go(m.sample)
+	return m, nil
+}
+
+func (m *meter) sample() {
+	tick := time.NewTicker(memoryEvery)
+	defer tick.Stop()
+	for {
+		m.mu.Lock()
+		for i, p := range m.procs {
+			m.maxRSS[i] = max(m.maxRSS[i], p.rss())
+		}
+		m.mu.Unlock()
+		select {
+		case <-tick.C:
+		case <-m.done:
+			return
+		}
+	}
+}
+
+func (m *meter) stop() {
+	m.once.Do(func() { close(m.done) })
+	m.sampler.Wait()
+}
+
+// read ends the stretch. s are the clients' counts at its end.
+func (m *meter) read(ctx context.Context, s *load.Stats) (meterUse, error) {
+	var use meterUse
+	took := time.Since(m.began).Seconds()
+	machine := readMachineTimes()
+	measured := 0.0
+	times := make([]processTimes, len(m.procs))
+	for i, p := range m.procs {
+		var err error
+		if times[i], err = p.times(); err != nil {
+			return use, err
+		}
+	}
+	m.stop()
+	for i, p := range m.procs {
+		u := ProcessUse{Name: p.name, PID: p.pid, Threads: p.threads(), RSSBefore: m.rss[i]}
+		u.CPUSeconds = round(times[i].total()-m.times[i].total(), 3)
+		u.UserSeconds = round(times[i].user-m.times[i].user, 3)
+		u.RSSBytes, u.PSSBytes = p.memory()
+		u.MaxRSSBytes = max(m.maxRSS[i], u.RSSBytes)
+		measured += u.CPUSeconds
+		use.processes = append(use.processes, u)
+	}
+	c := &use.clients
+	c.CPUSeconds = round((s.ProcessCPU - m.clients).Seconds(), 3)
+	c.PublisherSeconds = round((ownCPU() - m.self).Seconds(), 3)
+	measured += c.CPUSeconds + c.PublisherSeconds
+	for i := range s.LoopCPU {
+		if i < len(m.loops) {
+			c.BusiestLoop = max(c.BusiestLoop, round((s.LoopCPU[i]-m.loops[i]).Seconds()/took, 3))
+		}
+	}
+	c.DrainMaxMS = round(float64(s.DrainMax)/1e6, 1)
+	c.Reads, c.Bytes = s.Reads, s.Bytes
+	y := &use.system
+	if all := machine.all - m.machine.all; all > 0 {
+		busy := all - (machine.idle - m.machine.idle)
+		y.Busy = round(busy/all, 3)
+		y.Other = round(max(0, busy-measured)/all, 3)
+		y.SoftIRQ = round((machine.softirq-m.machine.softirq)/all, 3)
+	}
+	y.Load1 = load1()
+	y.TCPSockets, y.TCPMemoryBytes = sockets()
+	y.TCPMemoryBefore = m.tcp
+	use.metrics = changes(m.metrics, m.b.scrape(ctx))
+	return use, nil
+}
