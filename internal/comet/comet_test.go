@@ -401,7 +401,7 @@ func TestManyRooms(t *testing.T) {
 func TestJoinWaitsForTheJobs(t *testing.T) {
 	f := newFixture(t, 1, func(c *Config) { c.JoinTimeout = 10 * time.Second })
 	f.connect(f.buckets[0], 1, `{"key":"first","room_id":"live://old"}`)
-	w := f.g.Rooms().Watch()
+	w := f.g.Rooms().Watch("job")
 	defer w.Close()
 	u, err := w.Next(t.Context())
 	if err != nil || !u.Snapshot || !u.SnapshotEnd || !slices.Equal(u.Added, []string{"live://old"}) {
@@ -429,7 +429,7 @@ func TestJoinWaitsForTheJobs(t *testing.T) {
 
 func TestJoinDoesNotWaitForADeadJob(t *testing.T) {
 	f := newFixture(t, 1, func(c *Config) { c.JoinTimeout = 10 * time.Millisecond })
-	w := f.g.Rooms().Watch()
+	w := f.g.Rooms().Watch("job")
 	defer w.Close()
 	f.connect(f.buckets[0], 1, token)
 	if n := f.g.stats.unconfirmed.Value(); n != 1 {

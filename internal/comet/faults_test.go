@@ -219,7 +219,7 @@ func TestPacedPushesAreBounded(t *testing.T) {
 // version of the whole: its acknowledgement would confirm joins too early.
 func TestManyChangesComeInParts(t *testing.T) {
 	x := newRoomIndex(time.Minute, func() {})
-	w := x.Watch()
+	w := x.Watch("job")
 	defer w.Close()
 	if u, err := w.Next(t.Context()); err != nil || !u.SnapshotEnd || u.Version != 0 {
 		t.Fatalf("%+v, %v", u, err)
@@ -257,7 +257,7 @@ func TestManyChangesComeInParts(t *testing.T) {
 // close wrote the outbox as it was.
 func TestCloseBeforeTheAuthReplySaysOnlyBye(t *testing.T) {
 	f := newFixture(t, 1, func(c *Config) { c.JoinTimeout = 10 * time.Second })
-	w := f.g.Rooms().Watch() // acknowledges nothing
+	w := f.g.Rooms().Watch("job") // acknowledges nothing
 	defer w.Close()
 	c := f.open(f.buckets[0], Stream)
 	f.send(c, 2, wire.OpAuth, 1, token)
@@ -307,5 +307,23 @@ func TestSessionDoesNotReplaceItself(t *testing.T) {
 	f.on(c.bucket, func() {})
 	if c.ended != "" {
 		t.Error("it was closed")
+	}
+}
+
+// Symptom: a room push right after a join reached nobody and was not counted,
+// while a job's Rooms stream was being opened again. Cause: a join did not wait
+// for a job whose stream had ended, though the job went on by what it knew.
+func TestJoinWaitsForAJobThatComesBack(t *testing.T) {
+	x := newRoomIndex(time.Minute, func() { t.Error("a join was told before it was confirmed") })
+	w := x.Watch("job")
+	w.Close()
+	version := x.enter("live://1").version
+	if x.confirmed(version) {
+		t.Fatal("confirmed although the job may not have noticed that its stream ended")
+	}
+	again := x.Watch("job")
+	defer again.Close()
+	if !x.confirmed(version) { // it is in the snapshot
+		t.Error("not confirmed although the job has a new view")
 	}
 }

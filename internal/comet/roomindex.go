@@ -186,6 +186,7 @@ type RoomUpdate struct {
 // for any.
 type RoomWatcher struct {
 	x        *RoomIndex
+	job      string
 	notify   chan struct{}
 	snapshot []string
 	initial  uint64
@@ -205,13 +206,18 @@ type roomChange struct {
 	added bool
 }
 
-// Watch starts a view. Joins from now on wait for its acknowledgement; those
-// before are in its snapshot.
-func (x *RoomIndex) Watch() *RoomWatcher {
+// Watch starts the view of a job. Joins from now on wait for its
+// acknowledgement; those before are in its snapshot.
+func (x *RoomIndex) Watch(job string) *RoomWatcher {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	for old := range x.watchers {
+		if old.closed && old.job == job {
+			old.forget()
+		}
+	}
 	w := &RoomWatcher{
-		x: x, notify: make(chan struct{}, 1), pending: map[string]bool{},
+		x: x, job: job, notify: make(chan struct{}, 1), pending: map[string]bool{},
 		initial: x.version, version: x.version, told: x.version, acked: x.version,
 	}
 	w.snapshot = make([]string, 0, len(x.rooms))
@@ -293,7 +299,9 @@ func (w *RoomWatcher) Ack(version uint64) {
 	}
 }
 
-// Close ends the view: joins wait for it no more.
+// Close ends the view. The job may not have noticed yet that its stream broke
+// and still go by what it knew, so joins go on waiting for it, until it has a
+// new view or a join timeout has passed.
 func (w *RoomWatcher) Close() {
 	w.x.mu.Lock()
 	defer w.x.mu.Unlock()
@@ -301,7 +309,16 @@ func (w *RoomWatcher) Close() {
 		return
 	}
 	w.closed = true
+	w.signal()
+	time.AfterFunc(w.x.timeout, func() {
+		w.x.mu.Lock()
+		defer w.x.mu.Unlock()
+		w.forget()
+	})
+}
+
+// forget lets joins wait for the view no more; the index's lock is held.
+func (w *RoomWatcher) forget() {
 	delete(w.x.watchers, w)
 	w.x.recount()
-	w.signal()
 }

@@ -3,6 +3,7 @@ package message
 import (
 	"bytes"
 	"crypto/rand"
+	"hash/fnv"
 	"strconv"
 	"strings"
 	"testing"
@@ -67,6 +68,18 @@ func TestCheckRoomKey(t *testing.T) {
 	} {
 		if err := CheckRoomKey(key); (err == nil) != good {
 			t.Errorf("CheckRoomKey(%q) = %v", key, err)
+		}
+	}
+}
+
+// Partitions must not move when the hash is written anew: the order of a
+// timeline depends on it.
+func TestHashIsFNV1a(t *testing.T) {
+	for _, tl := range []Timeline{"", "u:1", "r:live://1000", "k:\x00\xff"} {
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(tl))
+		if tl.hash() != h.Sum32() {
+			t.Errorf("hash of %q is %d, want %d", tl, tl.hash(), h.Sum32())
 		}
 	}
 }

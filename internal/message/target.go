@@ -2,7 +2,6 @@ package message
 
 import (
 	"errors"
-	"hash/fnv"
 	"strconv"
 	"strings"
 )
@@ -77,12 +76,15 @@ func (t Target) Timeline() Timeline {
 	return AllTimeline
 }
 
-// hash is FNV-1a, 32 bit; the low half picks the partition, the high half the
-// lane, so that the timelines of one partition still spread over all lanes.
+// hash is FNV-1a, 32 bit (hash/fnv allocates); the low half picks the
+// partition, the high half the lane, so that the timelines of one partition
+// still spread over all lanes.
 func (tl Timeline) hash() uint32 {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(tl))
-	return h.Sum32()
+	h := uint32(2166136261)
+	for i := range len(tl) {
+		h = (h ^ uint32(tl[i])) * 16777619
+	}
+	return h
 }
 
 // Partition is the Kafka partition of the timeline among n (n > 0).

@@ -205,7 +205,7 @@ func TestSeveralPacketsInOneMessage(t *testing.T) {
 	}
 	c.expect(reply(2, wire.OpHeartbeatReply, 2, `{"online":0}`), reply(2, wire.OpSubReply, 3, "1000"))
 
-	w := f.gateway.Rooms().Watch() // a job that has not confirmed
+	w := f.gateway.Rooms().Watch("job") // a job that has not confirmed
 	defer w.Close()
 	if _, err := w.Next(t.Context()); err != nil {
 		t.Fatal(err)

@@ -220,10 +220,11 @@ func outcomeOf(o comet.Outcome) cometv1.Outcome {
 // Rooms tells a job which rooms have members here, and takes its
 // acknowledgements.
 func (s *Server) Rooms(stream grpc.BidiStreamingServer[cometv1.RoomsAck, cometv1.RoomsUpdate]) error {
-	if _, err := stream.Recv(); err != nil { // who it is; nothing depends on it
+	first, err := stream.Recv()
+	if err != nil {
 		return err
 	}
-	w := s.gateway.Rooms().Watch()
+	w := s.gateway.Rooms().Watch(first.Job)
 	defer w.Close()
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
