@@ -53,10 +53,17 @@ type Gateway struct {
 	ips    map[netip.Addr]int // sessions per address
 
 	clock   func() time.Time
+	born    time.Time
 	life    context.Context // ends with Close
 	end     context.CancelFunc
 	stopped <-chan struct{} // life.Done()
 	running sync.WaitGroup
+
+	unsynced atomic.Bool  // the registry may lack sessions: report all of them
+	leasedMS atomic.Int64 // when the lease was last renewed; 0 = never
+	closing  atomic.Bool
+	leaving  chan struct{} // closed when the lease is not renewed any more
+	leasing  sync.WaitGroup
 }
 
 // Deps are what a Gateway needs from outside.
@@ -86,7 +93,9 @@ func New(cfg Config, node Node, info NodeInfo, maxSessions int, deps Deps) (*Gat
 		guard:       guard{lanes: map[Lane]*laneGuard{}},
 		ips:         map[netip.Addr]int{},
 		maxSessions: int64(maxSessions),
+		leaving:     make(chan struct{}),
 	}
+	g.born = g.clock()
 	g.life, g.end = context.WithCancel(context.Background())
 	g.stopped = g.life.Done()
 	g.buckets.Store(&[]*Bucket{})
@@ -115,6 +124,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := g.announce(ctx)
 		if err == nil {
+			g.unsynced.Store(false) // there are no sessions
 			break
 		}
 		g.log.Warn("the lease was not taken, trying again", "node", g.node.Name, "error", err, "in", wait)
@@ -128,19 +138,48 @@ func (g *Gateway) Start(ctx context.Context) error {
 		g.running.Go(g.connectLoop)
 		g.running.Go(g.disconnectLoop)
 	}
-	g.running.Go(g.leaseLoop)
+	g.leasing.Go(g.leaseLoop)
+	return nil
+}
+
+// Ready tells why this comet should get no clients; nil = it should. Without a
+// lease no push finds them.
+func (g *Gateway) Ready(context.Context) error {
+	if g.draining.Load() {
+		return errors.New("comet: draining")
+	}
+	at := g.leasedMS.Load()
+	if at == 0 {
+		return errors.New("comet: the lease was not taken yet")
+	}
+	age := time.Duration(g.nowMS()-at) * time.Millisecond
+	if age > 2*g.cfg.LeaseInterval+g.cfg.LogicTimeout {
+		return fmt.Errorf("comet: the lease was last renewed %s ago", age.Round(time.Second))
+	}
 	return nil
 }
 
 // Close ends the workers. It gives up the lease first, so that jobs send
-// nothing more, and hands on what is known of ended sessions until ctx ends.
-// The edge must be closed before.
+// nothing more: with it all locations of this node are void. The edge must be
+// closed before.
 func (g *Gateway) Close(ctx context.Context) error {
-	if g.life.Err() != nil {
+	if !g.closing.CompareAndSwap(false, true) {
 		return nil
 	}
 	g.connects.close()
 	g.disconnects.close()
+	// A renewal that is under way must not come behind Leave: it would bring
+	// the lease of a dead comet back.
+	close(g.leaving)
+	renewed := make(chan struct{})
+	go func() {
+		g.leasing.Wait()
+		close(renewed)
+	}()
+	select {
+	case <-renewed:
+	case <-ctx.Done():
+	}
 	err := g.logic.Leave(ctx, g.node)
 	if err != nil {
 		err = fmt.Errorf("comet: leave: %w", err)
@@ -151,6 +190,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 		b.control.Close()
 	}
 	g.running.Wait()
+	<-renewed // its calls ended with the life
 	return err
 }
 
@@ -175,7 +215,9 @@ func (g *Gateway) Tick() {
 	}
 }
 
-func (g *Gateway) nowMS() int64 { return g.clock().UnixMilli() }
+// nowMS is the clock of deadlines, monotonic: Sub does not see a jump of the
+// wall clock, which would close every session, or none.
+func (g *Gateway) nowMS() int64 { return 1 + g.clock().Sub(g.born).Milliseconds() }
 
 // admit counts a new connection in, unless the node is full or draining.
 func (g *Gateway) admit(ip netip.Addr) bool {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -102,6 +103,7 @@ type testLogic struct {
 	refreshes    []Refresh
 	resync       bool
 	fail         error
+	failAfter    int // calls of Refresh from here on until fail is set; 0 = never
 	block        chan struct{}
 	hang         bool // Refresh answers nothing
 	rooms        map[string]int32
@@ -159,7 +161,13 @@ func (l *testLogic) Refresh(ctx context.Context, _ Node, r Refresh) (RefreshRepl
 	l.refreshes = append(l.refreshes, r)
 	reply := RefreshReply{Resync: l.resync, Rooms: l.rooms}
 	l.resync = false
-	return reply, l.fail
+	err := l.fail
+	if l.failAfter > 0 {
+		if l.failAfter--; l.failAfter == 0 {
+			l.fail = errors.New("presence is away")
+		}
+	}
+	return reply, err
 }
 
 func (l *testLogic) Leave(context.Context, Node) error { return nil }

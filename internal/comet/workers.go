@@ -92,7 +92,7 @@ func (g *Gateway) leaseLoop() {
 	for {
 		select {
 		case <-ticker.C:
-		case <-g.stopped:
+		case <-g.leaving:
 			return
 		}
 		ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
@@ -113,7 +113,8 @@ func (g *Gateway) leaseLoop() {
 			continue
 		}
 		g.rooms.setCluster(reply.Rooms)
-		if reply.Resync {
+		if g.unsynced.Load() {
+			roomsDue = time.Time{}
 			g.resync()
 		}
 	}
@@ -135,13 +136,18 @@ func (g *Gateway) collect(ctx context.Context, share float64) ([]SessionRef, err
 }
 
 // resync reports every session: the registry has lost this node's lease, so
-// it may have lost the locations too.
+// it may have lost the locations too. What fails here is tried again after the
+// next renewal.
 func (g *Gateway) resync() {
+	g.unsynced.Store(false)
 	ctx, cancel := context.WithTimeout(g.life, time.Minute)
 	defer cancel()
 	refs, err := g.collect(ctx, 1)
-	g.log.Warn("the lease was lost: reporting all sessions again", "sessions", len(refs))
-	for len(refs) > 0 && err == nil {
+	if err != nil {
+		g.unsynced.Store(true)
+	}
+	g.log.Warn("the lease was lost, or may have been: reporting all sessions again", "sessions", len(refs))
+	for len(refs) > 0 && err == nil && !g.closing.Load() {
 		n := min(len(refs), 1000)
 		call, cancelCall := context.WithTimeout(ctx, g.cfg.LogicTimeout)
 		_, err = g.refresh(call, refs[:n], nil)
@@ -175,5 +181,14 @@ func (g *Gateway) refresh(ctx context.Context, refs []SessionRef, rooms map[stri
 	g.infoMu.Unlock()
 	info.ConnCount = int64(g.Sessions())
 	info.Offline = info.Offline || g.draining.Load()
-	return g.logic.Refresh(ctx, g.node, Refresh{Info: info, Sessions: refs, Rooms: rooms})
+	reply, err := g.logic.Refresh(ctx, g.node, Refresh{Info: info, Sessions: refs, Rooms: rooms})
+	// A call that failed may have taken a lost lease all the same: that it was
+	// lost is then told to nobody any more.
+	if err != nil || reply.Resync {
+		g.unsynced.Store(true)
+	}
+	if err == nil {
+		g.leasedMS.Store(g.nowMS())
+	}
+	return reply, err
 }
