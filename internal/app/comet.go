@@ -182,6 +182,7 @@ func newCometParts(cfg CometConfig, p *process, dir registry.Directory, reserve 
 	if err != nil {
 		return nil, err
 	}
+	p.health.Ready("comet lease", c.gateway.Ready)
 	if c.edge, err = gnetio.New(cfg.Listen, c.gateway, p.log); err != nil {
 		return nil, err
 	}

@@ -89,6 +89,7 @@ func newJobParts(cfg JobConfig, p *process, dir registry.Directory) (*jobParts, 
 	}); err != nil {
 		return nil, err
 	}
+	p.health.Ready("route", j.job.Ready)
 	if j.consumer, err = kafkastream.NewConsumer(cfg.Kafka, p.log, kafkastream.ConsumerHooks{
 		Lag: j.lag.set, Released: j.lag.remove,
 	}); err != nil {

@@ -180,7 +180,7 @@ func wallJump(t time.Time, by time.Duration) time.Time {
 func TestWallClockJump(t *testing.T) {
 	before := time.Now()
 	if after := wallJump(before, time.Hour); after.Unix()-before.Unix() != 3600 || after.Sub(before) != 0 {
-		t.Skip("time.Time has another layout")
+		t.Fatal("time.Time has another layout: wallJump must follow it")
 	}
 	f := newFixture(t, 1, nil)
 	f.g.clock = time.Now
