@@ -113,6 +113,7 @@ func (b *Bucket) walkAlls(budget int) {
 		b.alls = b.alls[:len(b.alls)-1]
 		b.sent = append(b.sent, w.packets)
 		b.gateway.stats.delivered(int(w.delivered), int(w.slow))
+		b.gateway.stats.outcomes.Add(int(Filtered), int(w.filtered))
 		if a := w.answers; a != nil {
 			b.backlog -= w.packets.size()
 			a.d.count(a.index, w.delivered, 0, w.filtered, w.slow)

@@ -180,9 +180,8 @@ func (g *Gateway) Close(ctx context.Context) error {
 	case <-renewed:
 	case <-ctx.Done():
 	}
-	err := g.logic.Leave(ctx, g.node)
-	if err != nil {
-		err = fmt.Errorf("comet: leave: %w", err)
+	if err := g.logic.Leave(ctx, g.node); err != nil {
+		g.log.Warn("the lease was not given up, it expires by itself", "node", g.node.Name, "error", err)
 	}
 	g.end()
 	for _, b := range *g.buckets.Load() {
@@ -191,7 +190,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 	}
 	g.running.Wait()
 	<-renewed // its calls ended with the life
-	return err
+	return nil
 }
 
 // addBucket numbers a bucket and makes it visible to Dispatch.

@@ -64,7 +64,6 @@ func DefaultConfig() Config {
 			HeartbeatMax:  2,
 			TCPPort:       3101,
 			WSPort:        3102,
-			WSSPort:       3103,
 			RegionWeight:  1.6,
 		},
 		Backoff: BackoffConfig{MaxDelay: 300, BaseDelay: 3, Factor: 1.8, Jitter: 0.3},

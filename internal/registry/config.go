@@ -24,7 +24,7 @@ type Config struct {
 
 // StaticConfig is the section [registry.static].
 type StaticConfig struct {
-	Comet           []string      `toml:"comet" doc:"gRPC addresses of the comets, host:port; each IP address of a host name is a node"`
+	Comet           []string      `toml:"comet" doc:"gRPC addresses of the comets, host:port; may stay empty: jobs and logics find comets by their leases"`
 	Logic           []string      `toml:"logic" doc:"gRPC addresses of the logics, host:port; each IP address of a host name is a node"`
 	ResolveInterval time.Duration `toml:"resolve_interval" doc:"how often host names are resolved again; duration; 100ms to 1h"`
 }

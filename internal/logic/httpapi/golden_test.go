@@ -199,10 +199,10 @@ func TestGoimRoutes(t *testing.T) {
 		{"GET", "/goim/online/room?type=live", 400, plainType, required("Rooms")},
 		{"GET", "/goim/online/total", 200, jsonType, `{"code":0,"message":"","data":{"conn_count":40,"ip_count":25}}`},
 		{"GET", "/goim/nodes/weighted?platform=web", 200, jsonType,
-			`{"code":0,"message":"","data":{"domain":"conn.goim.io","tcp_port":3101,"ws_port":3102,"wss_port":3103,"heartbeat":240,` +
+			`{"code":0,"message":"","data":{"domain":"conn.goim.io","tcp_port":3101,"ws_port":3102,"heartbeat":240,` +
 				`"nodes":["comet-2.goim.io","comet-1.goim.io"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},"heartbeat_max":2}}`},
 		{"GET", "/goim/nodes/weighted", 200, jsonType,
-			`{"code":0,"message":"","data":{"domain":"conn.goim.io","tcp_port":3101,"ws_port":3102,"wss_port":3103,"heartbeat":240,` +
+			`{"code":0,"message":"","data":{"domain":"conn.goim.io","tcp_port":3101,"ws_port":3102,"heartbeat":240,` +
 				`"nodes":["2.2.2.2","2.2.2.3","1.1.1.1"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},"heartbeat_max":2}}`},
 
 		{"GET", "/goim/push/keys?operation=1000&keys=k1", 404, "text/plain", "404 page not found"},
