@@ -79,7 +79,8 @@ type Registry interface {
 	// not there. It never takes a key away from another session.
 	Renew(ctx context.Context, node Node, sessions []Session) error
 	// Lease renews the lease of a node for ttl; existed tells whether the
-	// lease of the same incarnation was still there.
+	// lease of the same incarnation was still there. If not, or if the store
+	// has restarted since, locations may be gone, too.
 	Lease(ctx context.Context, info NodeInfo, ttl time.Duration) (existed bool, err error)
 	// Release ends the lease of this incarnation of the node at once.
 	Release(ctx context.Context, node Node) error

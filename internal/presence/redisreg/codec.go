@@ -123,14 +123,14 @@ func leaseEnd(value []byte) (uint64, bool) {
 
 // decodeNode reads what lease.lua wrote.
 func decodeNode(name string, value []byte) (presence.NodeInfo, bool) {
-	parts := bytes.SplitN(value, []byte{'|'}, 4)
-	if len(parts) != 4 {
+	parts := bytes.SplitN(value, []byte{'|'}, 5)
+	if len(parts) != 5 {
 		return presence.NodeInfo{}, false
 	}
 	updated, ok1 := parseUint(parts[1])
 	incarnation, ok2 := parseUint(parts[2])
 	var rec nodeRecord
-	if !ok1 || !ok2 || updated > math.MaxInt64 || json.Unmarshal(parts[3], &rec) != nil {
+	if !ok1 || !ok2 || updated > math.MaxInt64 || json.Unmarshal(parts[4], &rec) != nil {
 		return presence.NodeInfo{}, false
 	}
 	return presence.NodeInfo{

@@ -1,28 +1,34 @@
 -- Renews the lease of a node.
 --
 -- KEYS[1]  nodes   hash: field = name of the node,
---                  value = <ends ms>|<updated ms>|<incarnation>|<info>
+--                  value = <ends ms>|<updated ms>|<incarnation>|<run id>|<info>
 -- ARGV[1]  name
 -- ARGV[2]  incarnation (decimal; too big for a Lua number, so only compared as text)
 -- ARGV[3]  time to live, ms
 -- ARGV[4]  info, JSON
 --
--- Returns 1 if a lease of the same incarnation was there and had not ended.
+-- Returns 1 if a lease of the same incarnation was there, had not ended, and
+-- was written by this process of Redis: one that restarted from a snapshot, or
+-- a replica that took over, may lack what other nodes think it has. A Redis that
+-- does not tell its run id (ACL, other servers) has an empty one.
 -- Ended leases are pruned when a node joins: only then can they grow in number.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+local server = redis.pcall('INFO', 'server')
+local run = type(server) == 'string' and string.match(server, 'run_id:(%w+)') or ''
+
 local existed = 0
 local old = redis.call('HGET', KEYS[1], ARGV[1])
 if old then
-  local ends, incarnation = string.match(old, '^(%d+)|%d+|(%d+)|')
-  if incarnation == ARGV[2] and tonumber(ends) > now then
+  local ends, incarnation, writer = string.match(old, '^(%d+)|%d+|(%d+)|(%w*)|')
+  if incarnation == ARGV[2] and writer == run and tonumber(ends) > now then
     existed = 1
   end
 end
 
 local added = redis.call('HSET', KEYS[1], ARGV[1],
-  string.format('%.0f|%.0f|', now + ARGV[3], now) .. ARGV[2] .. '|' .. ARGV[4])
+  string.format('%.0f|%.0f|', now + ARGV[3], now) .. ARGV[2] .. '|' .. run .. '|' .. ARGV[4])
 if added == 1 then
   local all = redis.call('HGETALL', KEYS[1])
   for i = 1, #all, 2 do

@@ -1,7 +1,7 @@
 -- Ends the lease of a node, if it is of this incarnation.
 --
 -- KEYS[1]  nodes   hash: field = name of the node,
---                  value = <ends ms>|<updated ms>|<incarnation>|<info>
+--                  value = <ends ms>|<updated ms>|<incarnation>|<run id>|<info>
 -- ARGV[1]  name
 -- ARGV[2]  incarnation
 --

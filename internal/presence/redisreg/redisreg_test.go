@@ -184,7 +184,7 @@ func TestUnreadableNodeIsNotLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, value := range map[string]string{
-		"empty": "", "end": "9999999999999", "text": "soon|1|7|{}", "json": "9999999999999|1|7|{", "incarnation": "9999999999999|1|-7|{}",
+		"empty": "", "end": "9999999999999", "text": "soon|1|7||{}", "json": "9999999999999|1|7||{", "incarnation": "9999999999999|1|-7||{}", "parts": "9999999999999|1|7|{}",
 	} {
 		do(t, conn, "HSET", nodesKey, name, value)
 	}
@@ -396,4 +396,35 @@ func TestCheckIdle(t *testing.T) {
 	if err := checkIdle(ours); err == nil {
 		t.Error("closed by us was not noticed")
 	}
+}
+
+// Symptom: Redis restarted from a snapshot, or a replica that was behind took
+// over: sessions that had connected since were unreachable for a renew period
+// (8 minutes). Cause: the lease was in what was left, so nobody asked the comet
+// for its sessions. Now a lease that another process of Redis has written does
+// not count as there.
+func TestRestartFromASnapshot(t *testing.T) {
+	server := testdeps.Redis(t)
+	r := open(t, server.Addr, time.Minute)
+	info := presence.NodeInfo{Node: node("a"), GRPCAddr: "127.0.0.1:1"}
+	lease := func(want bool) {
+		t.Helper()
+		if existed, err := r.Lease(t.Context(), info, time.Minute); err != nil || existed != want {
+			t.Fatalf("lease existed: %v %v, want %v", existed, err, want)
+		}
+	}
+	lease(false)
+	lease(true)
+	do(t, dial(t, server.Addr), "SAVE")
+	session := presence.Session{ID: 1, Mid: 1, Key: "late"}
+	if _, err := r.Connect(t.Context(), info.Node, []presence.Session{session}); err != nil {
+		t.Fatal(err)
+	}
+	server.Kill()
+	server.Restart()
+	if nodes, err := r.Nodes(t.Context()); err != nil || len(nodes) != 1 {
+		t.Fatalf("nodes after the restart: %v %v, want the one of the snapshot", nodes, err)
+	}
+	lease(false)
+	lease(true)
 }

@@ -2,7 +2,7 @@
 //
 // # Keys
 //
-//	nodes            hash, field = node, value = <ends ms>|<updated ms>|<incarnation>|<info JSON>
+//	nodes            hash, field = node, value = <ends ms>|<updated ms>|<incarnation>|<run id of Redis>|<info JSON>
 //	key:<key>        string <mid>|<node>|<incarnation>|<session>, with a TTL
 //	pres:{u:<mid>}   hash, field = <node>/<incarnation>/<session>, value = Unix ms when it ends; TTL of the youngest
 //	rooms:<node>     string, see encodeRooms, with a TTL
