@@ -31,6 +31,7 @@ func (j *Job) Work(ctx context.Context, claim stream.Claim) error {
 		work:     w,
 		log:      j.log.With(slog.Int("partition", int(claim.Partition()))),
 		dispatch: newDispatcher(j, w),
+		most:     j.cfg.MaxBatchRecords,
 	}
 	err = in.run(ctx)
 	if left := w.finish(ctx); left > 0 && err == nil {
@@ -50,6 +51,7 @@ type intake struct {
 	work     *work
 	log      *slog.Logger
 	dispatch *dispatcher
+	most     int // records that are routed at once
 	items    []RouteItem
 	keys     []string
 	mids     []int64
@@ -74,10 +76,11 @@ func (in *intake) run(ctx context.Context) error {
 				records = records[1:]
 				continue
 			}
-			if err := in.move(ctx, records[:n]); err != nil {
+			moved, err := in.move(ctx, records[:n])
+			if err != nil {
 				return err
 			}
-			records = records[n:]
+			records = records[moved:]
 		}
 	}
 }
@@ -91,7 +94,7 @@ func (in *intake) head(records []stream.Record) int {
 			return i
 		}
 		bytes += records[i].Size
-		if i > 0 && bytes > in.job.cfg.MaxBatchBytes {
+		if i > 0 && (bytes > in.job.cfg.MaxBatchBytes || i >= in.most) {
 			return i
 		}
 	}
@@ -143,14 +146,15 @@ func (in *intake) deadLetter(ctx context.Context, r stream.Record) error {
 	}
 }
 
-// move routes readable records and hands them to the lanes.
-func (in *intake) move(ctx context.Context, records []stream.Record) error {
+// move routes readable records and hands them to the lanes: the first of them,
+// at least one, as many as logic could route at once.
+func (in *intake) move(ctx context.Context, records []stream.Record) (moved int, err error) {
 	in.ask(records)
-	routes, comets, err := in.route(ctx)
+	moved, routes, comets, err := in.route(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return in.dispatch.dispatch(ctx, records, in.items, routes, comets)
+	return moved, in.dispatch.dispatch(ctx, records[:moved], in.items[:moved], routes, comets)
 }
 
 // ask fills in.items, one per record.
@@ -175,22 +179,32 @@ func (in *intake) ask(records []stream.Record) {
 
 // route asks until logic answers or the claim is given up: a partition waits,
 // it never skips.
-func (in *intake) route(ctx context.Context) (Routes, []*comet, error) {
+//
+// It asks for fewer records each time. An answer has a largest size and a
+// deadline, and how much it is depends on how many sessions the targets have:
+// a batch that is too much for one answer would hold the partition up for ever.
+func (in *intake) route(ctx context.Context) (n int, routes Routes, comets []*comet, err error) {
 	pause := in.job.backoff()
 	began := time.Now()
-	for failed := false; ; failed = true {
-		routes, comets, err := in.job.ask(ctx, in.items, in.dispatch.comets[:0])
+	n = len(in.items)
+	for failures := 0; ; failures++ {
+		routes, comets, err = in.job.ask(ctx, in.items[:n], in.dispatch.comets[:0])
 		if err == nil {
-			if failed {
-				in.log.Info("logic answers again", slog.Duration("waited", time.Since(began)))
+			if failures > 0 {
+				in.log.Info("logic answers again", slog.Duration("waited", time.Since(began)), slog.Int("records", n))
 			}
-			return routes, comets, nil
+			in.most = min(in.most+in.most/4+1, in.job.cfg.MaxBatchRecords)
+			return n, routes, comets, nil
 		}
-		if !failed && ctx.Err() == nil {
+		if failures == 0 && ctx.Err() == nil {
 			in.log.Warn("route failed, the partition waits", slog.Any("error", err))
 		}
+		if failures > 0 { // once is more likely the logic: the same again, of another one
+			n = max(1, n/2)
+			in.most = n
+		}
 		if !pause.wait(ctx) {
-			return Routes{}, nil, fmt.Errorf("route: %w", errors.Join(err, ctx.Err()))
+			return 0, Routes{}, nil, fmt.Errorf("route: %w", errors.Join(err, ctx.Err()))
 		}
 	}
 }

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	logicv1 "github.com/perseid-im/perseid/api/logic/v1"
 )
@@ -101,6 +103,8 @@ type stubLogic struct {
 	mu     sync.Mutex
 	calls  int
 	broken string // what calls answer: "" = well, "break", "error", "hang"
+
+	mostLocations int // in one answer; 0 = any number
 }
 
 func newStubLogic(t testing.TB, p *presenceStub) *stubLogic {
@@ -142,9 +146,16 @@ func (l *stubLogic) Route(stream grpc.BidiStreamingServer[logicv1.RouteRequest, 
 		}
 		l.mu.Lock()
 		l.calls++
-		how := l.broken
+		how, most := l.broken, l.mostLocations
 		l.mu.Unlock()
 		reply := l.presence.locate(in.Items)
+		locations := 0
+		for _, r := range reply.Results {
+			locations += len(r.Locations)
+		}
+		if most > 0 && locations > most {
+			return status.Error(codes.ResourceExhausted, "trying to send message larger than max")
+		}
 		switch how {
 		case "break":
 			return errors.New("broken on purpose")
