@@ -141,6 +141,18 @@ func TestNoLeaseAfterLeave(t *testing.T) {
 	}
 }
 
+// Symptom: with some hundred thousand rooms on a comet, each renewal with room
+// counts failed, and the sessions of that renewal with it. Cause: the counts
+// were above the size limit of a message.
+func TestRoomCountsAreBounded(t *testing.T) {
+	counts := map[string]int32{"aaaaaaaa": 1, "bbbbbbbb": 2, "cccccccc": 3, "dddddddd": 100}
+	for _, c := range []struct{ most, left int }{{80, 4}, {79, 3}, {59, 2}, {39, 1}, {19, 0}} {
+		if counts = fullest(counts, c.most); len(counts) != c.left {
+			t.Errorf("%d bytes: %v, want %d rooms", c.most, counts, c.left)
+		}
+	}
+}
+
 // A comet without a lease is not ready: no push would find its clients.
 func TestReadyFollowsTheLease(t *testing.T) {
 	f := newFixture(t, 1, func(c *Config) { c.LeaseInterval = time.Minute })

@@ -100,7 +100,7 @@ func (g *Gateway) leaseLoop() {
 		refs, err := g.collect(ctx, share)
 		var rooms map[string]int32
 		if now := g.clock(); err == nil && !now.Before(roomsDue) {
-			rooms = g.rooms.counts()
+			rooms = fullest(g.rooms.counts(), maxCountBytes)
 			roomsDue = now.Add(g.cfg.OnlineInterval - g.cfg.LeaseInterval/2)
 		}
 		var reply RefreshReply
@@ -118,6 +118,29 @@ func (g *Gateway) leaseLoop() {
 			g.resync()
 		}
 	}
+}
+
+// maxCountBytes bounds the room counts of one call, which must stay below the
+// size limit of a message, as the answer must.
+const maxCountBytes = 8 << 20
+
+// fullest leaves out the rooms with the fewest sessions, as far as the bound
+// needs it.
+func fullest(counts map[string]int32, maxBytes int) map[string]int32 {
+	const fixed = 12 // tags, lengths and the count
+	bytes := 0
+	for key := range counts {
+		bytes += len(key) + fixed
+	}
+	for least := int32(1); bytes > maxBytes && least > 0; least *= 2 {
+		for key, n := range counts {
+			if n <= least {
+				delete(counts, key)
+				bytes -= len(key) + fixed
+			}
+		}
+	}
+	return counts
 }
 
 // collect returns the share of the live sessions whose turn it is.
