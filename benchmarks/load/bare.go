@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,22 +32,26 @@ type BareRun struct {
 	FirstSeq  uint32
 	BodyBytes int
 	BeginNS   int64 // when the first round is due; 0 = now
+	// UntilNS is when no further round begins, if that is before all are
+	// written; 0 = never.
+	UntilNS int64
 }
 
 // BareResult is what the rounds cost.
 type BareResult struct {
 	BeginNS int64
+	Rounds  int // that were written
 	Writes  uint64
 	Full    uint64 // writes that found a full buffer: that frame is lost
 	Broken  uint64 // writes to connections that are gone
 	User    time.Duration
 	Sys     time.Duration
 	Took    time.Duration
-	// Rounds are from the time a round was due to the last write of the last
+	// RoundTime is from the time a round was due to the last write of the last
 	// writer; without a rate each writer's own.
-	Rounds   Hist
-	LastSeq  uint32
-	WriterNS []int64 // CPU time of each writer
+	RoundTime Hist
+	LastSeq   uint32
+	WriterNS  []int64 // CPU time of each writer
 }
 
 // Bare is the ceiling: threads that do nothing but write(2) the same frame to
@@ -176,7 +181,8 @@ func (b *Bare) Run(run BareRun) (BareResult, error) {
 	}
 	gc := debug.SetGCPercent(-1)
 	defer debug.SetGCPercent(gc)
-	res := BareResult{BeginNS: run.BeginNS, LastSeq: run.FirstSeq + uint32(run.Rounds)}
+	var begun atomic.Int64 // rounds that some writer has begun
+	res := BareResult{BeginNS: run.BeginNS, Rounds: run.Rounds}
 	if res.BeginNS == 0 {
 		res.BeginNS = b.clock.Now()
 	}
@@ -185,13 +191,15 @@ func (b *Bare) Run(run BareRun) (BareResult, error) {
 	user, sys := processCPU()
 	var wait sync.WaitGroup
 	for i := range writers {
-		writers[i] = bareWriter{bare: b, fds: b.fds[i], run: run, ends: make([]int64, run.Rounds), dues: make([]int64, run.Rounds)}
+		writers[i] = bareWriter{bare: b, fds: b.fds[i], run: run, begun: &begun, ends: make([]int64, run.Rounds), dues: make([]int64, run.Rounds)}
 		wait.Go(writers[i].write)
 	}
 	wait.Wait()
 	res.Took = time.Duration(b.clock.Now() - res.BeginNS)
 	user1, sys1 := processCPU()
 	res.User, res.Sys = time.Duration(user1-user), time.Duration(sys1-sys)
+	res.Rounds = int(begun.Load() &^ noMore)
+	res.LastSeq = run.FirstSeq + uint32(res.Rounds)
 	for i := range writers {
 		w := &writers[i]
 		res.Writes += w.writes
@@ -199,17 +207,17 @@ func (b *Bare) Run(run BareRun) (BareResult, error) {
 		res.Broken += w.broken
 		res.WriterNS = append(res.WriterNS, w.cpu)
 	}
-	for round := range run.Rounds {
+	for round := range res.Rounds {
 		last := int64(0)
 		for i := range writers {
 			w := &writers[i]
 			if run.PerSecond == 0 { // the writers do not wait for each other
-				res.Rounds.Record(w.ends[round] - w.dues[round])
+				res.RoundTime.Record(w.ends[round] - w.dues[round])
 			}
 			last = max(last, w.ends[round]-w.dues[round])
 		}
 		if run.PerSecond > 0 {
-			res.Rounds.Record(last)
+			res.RoundTime.Record(last)
 		}
 	}
 	return res, nil
@@ -220,6 +228,7 @@ type bareWriter struct {
 	bare                 *Bare
 	fds                  []int32
 	run                  BareRun
+	begun                *atomic.Int64
 	dues, ends           []int64
 	writes, full, broken uint64
 	cpu                  int64
@@ -241,6 +250,9 @@ func (w *bareWriter) write() {
 			ts := unix.NsecToTimespec(wait)
 			_ = unix.Nanosleep(&ts, nil)
 		}
+		if !w.begin(round) {
+			break
+		}
 		PutStamp(stamp, Stamp{DueNS: due, Seq: w.run.FirstSeq + uint32(round)})
 		for _, fd := range w.fds {
 			n, errno := writeFD(fd, frame)
@@ -256,6 +268,30 @@ func (w *bareWriter) write() {
 		w.dues[round], w.ends[round] = due, w.bare.clock.Now()
 	}
 	w.cpu = threadCPU() - began
+}
+
+// noMore is set in the count of begun rounds when no further one begins.
+const noMore = 1 << 62
+
+// begin says whether the round is written: all writers write the same rounds.
+func (w *bareWriter) begin(round int) bool {
+	late := w.run.UntilNS > 0 && w.bare.clock.Now() > w.run.UntilNS
+	for {
+		begun := w.begun.Load()
+		count := begun &^ noMore
+		next := count + 1
+		switch {
+		case int64(round) < count:
+			return true
+		case begun != count:
+			return false
+		case late:
+			next = count | noMore
+		}
+		if w.begun.CompareAndSwap(begun, next) {
+			return !late
+		}
+	}
 }
 
 // Close ends the connections.

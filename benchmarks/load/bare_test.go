@@ -42,8 +42,8 @@ func TestBareLoopReachesEveryConnection(t *testing.T) {
 				if c.Received != conns*rounds || c.Latency.Count != 10*rounds || c.Duplicates+c.Inversions+c.Late+c.Unknown > 0 {
 					t.Fatalf("%+v", c)
 				}
-				if res.Rounds.Count != rounds || res.Rounds.MaxNS <= 0 {
-					t.Fatalf("rounds %+v", res.Rounds)
+				if res.RoundTime.Count != rounds || res.RoundTime.MaxNS <= 0 {
+					t.Fatalf("rounds %+v", res.RoundTime)
 				}
 				f.Tally([]Expect{{By: ByAll, Counts: []uint32{first}}})
 				if lost := f.Stats().Classes[0].Lost; lost > 0 {

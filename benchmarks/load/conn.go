@@ -50,6 +50,7 @@ type consumer struct {
 	streams int
 	next    []uint32 // by connection and stream
 	begun   int64    // Begin; 0 = never
+	inStep  bool     // between Begin and tally
 	classes []ClassStats
 	echoes  uint64
 	onAuth  func(ci int)

@@ -83,7 +83,7 @@ func (f *Fleet) Open(r Ramp) error {
 // were due before count as late.
 func (f *Fleet) Begin(beginNS int64) {
 	f.each(func(l *loop) {
-		l.eat.begun = beginNS
+		l.eat.begun, l.eat.inStep = beginNS, true
 		l.reads, l.bytes, l.beats, l.eat.echoes, l.drainMax = 0, 0, 0, 0, 0
 		l.bulk.began = l.clock.Now()
 		for i := range l.eat.classes {

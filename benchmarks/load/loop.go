@@ -51,6 +51,7 @@ type loop struct {
 	bulk, slow rounds
 	beatRounds rounds
 	churn      churning
+	account    []Expect // of the latest tally
 	lastCheck  int64
 }
 

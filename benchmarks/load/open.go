@@ -52,14 +52,24 @@ func (l *loop) dial(c *conn, ci int) {
 	}
 	c.fd = int32(fd)
 	c.gen++
-	next := l.eat.next[ci*l.cfg.Streams : (ci+1)*l.cfg.Streams]
+	l.expect(c, l.eat.next[ci*l.cfg.Streams:(ci+1)*l.cfg.Streams])
+	l.greet(c, ci, false)
+}
+
+// expect sets the next numbers of a new connection: those of the latest
+// account, or unknown while messages are on their way.
+func (l *loop) expect(c *conn, next []uint32) {
 	for i := range next {
 		next[i] = 0
-		if l.eat.begun > 0 {
+		if l.eat.inStep {
 			next[i] = unknownSeq
 		}
 	}
-	l.greet(c, ci, false)
+	for i := range l.account {
+		if e := &l.account[i]; e.Class == int(c.class) && !l.eat.inStep {
+			next[e.Stream] = e.of(c)
+		}
+	}
 }
 
 // greet sends the first bytes. On loopback the connection is there when dial

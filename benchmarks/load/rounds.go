@@ -77,6 +77,7 @@ func (l *loop) plan() {
 // lost, and every connection is set to expect what follows.
 func (l *loop) tally(expected []Expect) {
 	s := l.cfg.Streams
+	l.account, l.eat.inStep = expected, false
 	for ci := range l.conns {
 		c := &l.conns[ci]
 		st := &l.eat.classes[c.class]

@@ -27,7 +27,8 @@ type scenario struct {
 
 func scenarios() []scenario {
 	return []scenario{
-		roomScenario(), limitScenario(), unicastScenario(), connectScenario(),
+		connectScenario(), idleScenario(), roomScenario(), roomsScenario(), mixedScenario(), unicastScenario(), allScenario(),
+		churnScenario(), slowScenario(), capacityScenario(), limitScenario(),
 	}
 }
 

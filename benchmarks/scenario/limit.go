@@ -58,13 +58,13 @@ func (b *bench) limitSteps(ctx context.Context, rates []float64, repeat int) (er
 		}
 		plan := stepPlan{name: fmt.Sprintf("bare loop, %g rounds/s", rate), repeat: repeat, asked: rate, procs: procs}
 		st, err := b.step(ctx, f, plan, func(ctx context.Context, beginNS int64, sent *atomic.Uint64) (published, error) {
-			run.BeginNS = beginNS
+			run.BeginNS, run.UntilNS = beginNS, beginNS+int64(b.opt.duration)
 			return b.writeRounds(ctx, child, run, sent)
 		})
 		if err != nil {
 			return err
 		}
-		next = run.FirstSeq + uint32(run.Rounds)
+		next = run.FirstSeq + uint32(st.Limit.Rounds)
 		if st.Limit.Broken > 0 {
 			return fmt.Errorf("bench: %d writes of the bare loop failed", st.Limit.Broken)
 		}
@@ -103,15 +103,15 @@ func (b *bench) writeRounds(ctx context.Context, child *load.Process, run load.B
 	if err := child.Call(ctx, "Write", run, &res); err != nil {
 		return published{}, err
 	}
-	sent.Add(uint64(run.Rounds))
-	p := published{expected: uint64(run.Rounds) * uint64(b.opt.conns)}
-	p.Accepted, p.Targets, p.Failed = uint64(run.Rounds), uint64(run.Rounds), map[string]int{}
+	sent.Add(uint64(res.Rounds))
+	p := published{expected: uint64(res.Rounds) * uint64(b.opt.conns)}
+	p.Accepted, p.Targets, p.Failed = uint64(res.Rounds), uint64(res.Rounds), map[string]int{}
 	p.expects = []load.Expect{{By: load.ByAll, Counts: []uint32{res.LastSeq}}}
 	cpu := (res.User + res.Sys).Seconds()
 	l := &LimitResult{
-		Writers: b.opt.writers, Rounds: run.Rounds, Writes: res.Writes, Full: res.Full, Broken: res.Broken,
+		Writers: b.opt.writers, Rounds: res.Rounds, Writes: res.Writes, Full: res.Full, Broken: res.Broken,
 		CPUSeconds: round(cpu, 4), UserSeconds: round(res.User.Seconds(), 4), CPUPerMillion: round(cpu/float64(res.Writes)*1e6, 4),
-		WritesPerSecond: round(float64(res.Writes)/res.Took.Seconds(), 1), WritesPerCPU: round(float64(res.Writes)/cpu, 1), RoundTime: latencyOf(&res.Rounds),
+		WritesPerSecond: round(float64(res.Writes)/res.Took.Seconds(), 1), WritesPerCPU: round(float64(res.Writes)/cpu, 1), RoundTime: latencyOf(&res.RoundTime),
 	}
 	for _, ns := range res.WriterNS {
 		l.WriterCPUSeconds = append(l.WriterCPUSeconds, round(float64(ns)/1e9, 4))

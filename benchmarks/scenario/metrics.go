@@ -3,6 +3,7 @@ package scenario
 import (
 	"bufio"
 	"context"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -22,26 +23,22 @@ type sample struct {
 func (b *bench) scrape(ctx context.Context) map[string]sample {
 	all := map[string]sample{}
 	for _, a := range b.opt.admins {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		b.scrapeOne(ctx, a[0], split(a[1])[0], all)
-		cancel()
 	}
 	return all
 }
 
 func (b *bench) scrapeOne(ctx context.Context, name, addr string, all map[string]sample) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
-	if err != nil {
-		return
-	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return
-	}
-	defer func() { _ = resp.Body.Close() }()
+	_ = b.fetch(ctx, "http://"+addr+"/metrics", 5*time.Second, func(r *http.Response) error {
+		readMetrics(r.Body, name, all)
+		return nil
+	})
+}
+
+// readMetrics reads the text format of Prometheus.
+func readMetrics(r io.Reader, name string, all map[string]sample) {
 	counter := map[string]bool{}
-	lines := bufio.NewScanner(resp.Body)
+	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		line := lines.Text()

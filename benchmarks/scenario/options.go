@@ -43,6 +43,11 @@ type options struct {
 	target     time.Duration
 	writers    int
 	limit      bool
+	smallRate  float64
+	churners   int
+	of         string
+	slow       float64
+	profiles   string
 	firstMid   int64
 
 	pids        named
@@ -108,7 +113,7 @@ func common() options {
 		path: "/sub", transport: "tcp", conns: 10_000, procs: 1, loops: 1, sources: 8, timed: 200,
 		drain: 200 * time.Millisecond, heartbeat: 4 * time.Minute, authTimeout: 30 * time.Second, inFlight: 256,
 		rates: floats{10}, duration: 10 * time.Second, settle: 3 * time.Second, publishers: 16, body: 12, repeat: 1,
-		rooms: 100, members: 100, batch: 1, route: "goim", churn: 500, slowBuffer: 4096, target: 120 * time.Millisecond,
+		rooms: 100, members: 100, batch: 1, route: "goim", churn: 500, smallRate: 100, churners: 2000, of: "room", slow: 1, slowBuffer: 4096, target: 120 * time.Millisecond,
 		writers: 2, firstMid: 1, timeout: 30 * time.Minute,
 	}
 }
@@ -141,6 +146,11 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.IntVar(&o.batch, "batch", o.batch, "users in one push (unicast)")
 	fs.StringVar(&o.route, "route", o.route, "push API for unicast: goim (/goim/push/mids) or v1 (/v1/push)")
 	fs.IntVar(&o.speed, "speed", o.speed, "messages per second of push-all over the cluster; 0 = no limit (all)")
+	fs.Float64Var(&o.smallRate, "small-rate", o.smallRate, "messages per second over all small rooms (mixed)")
+	fs.IntVar(&o.churners, "churners", o.churners, "connections that come and go, beside -conns that stay (churn)")
+	fs.StringVar(&o.of, "of", o.of, "room or unicast (capacity)")
+	fs.Float64Var(&o.slow, "slow", o.slow, "per cent of the clients that stop reading, and again that read 1 KB/s (slow)")
+	fs.StringVar(&o.profiles, "profile", o.profiles, "`DIR` for a CPU profile of each -admin and step; it costs the server some CPU itself")
 	fs.Float64Var(&o.churn, "churn", o.churn, "connections per second that are closed and opened again (churn)")
 	fs.IntVar(&o.slowBuffer, "slow-buffer", o.slowBuffer, "receive buffer of slow clients in bytes; 0 = the system's (slow)")
 	fs.DurationVar(&o.target, "target", o.target, "p99 that the search keeps to (capacity)")
@@ -188,6 +198,12 @@ func (o *options) problems(s *scenario) []string {
 		if d <= 0 {
 			bad("-%s %s: allowed is more than 0s", name, d)
 		}
+	}
+	if o.of != "room" && o.of != "unicast" {
+		bad("-of %q: allowed is room or unicast", o.of)
+	}
+	if o.slow <= 0 || o.slow > 40 || o.churn < 0 || o.smallRate < 0 || o.connectRate < 0 {
+		bad("-slow %g: allowed is more than 0, up to 40; -churn, -small-rate and -connect-rate: 0 or more", o.slow)
 	}
 	if o.transport != "tcp" && o.transport != "ws" {
 		bad("-transport %q: allowed is tcp or ws", o.transport)

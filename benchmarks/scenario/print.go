@@ -115,7 +115,7 @@ func printIdle(w io.Writer, st *Step) {
 	for i := range st.Processes {
 		name := st.Processes[i].Name
 		fmt.Fprintf(w, "  %-10s %8.0f bytes resident per connection, %.4f cores", name, st.Idle.ResidentPerConn[name], st.Idle.CoresByName[name])
-		if g, ok := st.Idle.GoroutinesByName[name]; ok {
+		if g, ok := st.Idle.Goroutines[name]; ok {
 			fmt.Fprintf(w, ", %.4f goroutines per connection", g)
 		}
 		fmt.Fprintln(w)

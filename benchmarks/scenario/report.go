@@ -128,13 +128,17 @@ type LimitResult struct {
 
 // IdleResult is what connections cost that do nothing.
 type IdleResult struct {
-	Conns            int                `json:"connections"`
-	ResidentPerConn  map[string]float64 `json:"resident_bytes_per_connection"`
-	GoroutinesByName map[string]float64 `json:"goroutines_per_connection,omitempty"`
-	CoresByName      map[string]float64 `json:"cores"` // of the heartbeats
-	KernelPerConn    float64            `json:"kernel_socket_bytes_per_connection"`
-	Heartbeats       uint64             `json:"heartbeats"`
-	Echoes           uint64             `json:"heartbeat_replies"`
+	Conns int `json:"connections"`
+	// ResidentPerConn is what the process grew by since before the connections;
+	// AfterGC the same after a forced garbage collection.
+	ResidentPerConn map[string]float64 `json:"resident_bytes_per_connection"`
+	AfterGC         map[string]float64 `json:"resident_bytes_per_connection_after_gc,omitempty"`
+	TotalPerConn    map[string]float64 `json:"whole_process_bytes_per_connection"`
+	Goroutines      map[string]float64 `json:"goroutines_per_connection,omitempty"`
+	CoresByName     map[string]float64 `json:"cores"` // of the heartbeats
+	KernelPerConn   float64            `json:"kernel_socket_bytes_per_connection"`
+	Heartbeats      uint64             `json:"heartbeats"`
+	Echoes          uint64             `json:"heartbeat_replies"`
 }
 
 // ProcessUse is what a server process used.

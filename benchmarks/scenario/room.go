@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync/atomic"
 
 	"github.com/perseid-im/perseid/benchmarks/load"
 )
@@ -61,10 +60,7 @@ func (b *bench) roomSteps(ctx context.Context, class load.Class, first, repeats 
 		for _, rate := range o.rates {
 			sources := []source{{pub: pub, by: load.ByRoom, rate: rate}}
 			plan := stepPlan{name: fmt.Sprintf("%g messages/s", rate), repeat: first + repeat, asked: rate, procs: b.procs}
-			_, err := b.step(ctx, f, plan, func(ctx context.Context, beginNS int64, sent *atomic.Uint64) (published, error) {
-				return b.publish(ctx, f, sources, beginNS, o.duration, sent), nil
-			})
-			if err != nil {
+			if _, err := b.step(ctx, f, plan, b.publishWork(f, sources)); err != nil {
 				return err
 			}
 		}
@@ -106,8 +102,5 @@ func (b *bench) compare() {
 		ratios[rate+": p99 / bare round p50"] = append(ratios[rate+": p99 / bare round p50"], st.Classes[0].Latency.P99/bare.Limit.RoundTime.P50)
 		ratios[rate+": p99 / bare round p99"] = append(ratios[rate+": p99 / bare round p99"], st.Classes[0].Latency.P99/bare.Limit.RoundTime.P99)
 	}
-	b.report.Results = map[string]float64{}
-	for name, v := range ratios {
-		b.report.Results[name] = round(median(v), 4)
-	}
+	b.report.Results = medians(ratios)
 }

@@ -14,6 +14,7 @@ import (
 type source struct {
 	pub    *load.Publisher
 	class  int
+	others []int // classes that get the same, but need not get all of it
 	by     load.By
 	rate   float64
 	stream int // its streams are this one and the following
@@ -58,6 +59,9 @@ func (b *bench) publish(ctx context.Context, f *fleet, sources []source, beginNS
 func (s *source) account(classes []load.Class, p *published) {
 	class := &classes[s.class]
 	for stream, counts := range s.pub.Published() {
+		for _, other := range s.others {
+			p.expects = append(p.expects, load.Expect{Class: other, Stream: s.stream + stream, By: s.by, Counts: counts})
+		}
 		e := load.Expect{Class: s.class, Stream: s.stream + stream, By: s.by, Counts: counts}
 		if s.by == load.ByConn {
 			e.Counts = make([]uint32, class.Conns)
@@ -113,13 +117,22 @@ func (b *bench) step(ctx context.Context, f *fleet, plan stepPlan, do work) (*St
 	watching, unwatch := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { b.watch(watching, f, plan.name, &sent) })
+	if b.opt.profiles != "" {
+		for _, a := range b.opt.admins {
+			watch.Go(func() {
+				if err := b.profile(ctx, fmt.Sprintf("%s-%d", plan.name, plan.repeat), a[0], split(a[1])[0]); err != nil {
+					b.line.show("%s", err)
+				}
+			})
+		}
+	}
 	p, err := do(ctx, beginNS, &sent)
+	publishedNS := b.clock.Now()
 	unwatch()
 	watch.Wait()
 	if err != nil {
 		return nil, err
 	}
-	publishedNS := b.clock.Now()
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("bench: %s: %w", plan.name, context.Cause(ctx))
 	}
@@ -273,9 +286,9 @@ func (b *bench) bounds(st *Step) {
 	if late := 2*b.opt.drain.Seconds()*1e3 + 50; c.DrainMaxMS > late {
 		add(true, "clients: a round over the connections that are not timed took %.0f ms", c.DrainMaxMS)
 	}
-	if st.AskedPerSec > 0 {
+	if st.AskedPerSec > 0 && st.Idle == nil {
 		if st.AcceptedPS < 0.98*st.AskedPerSec {
-			add(false, "push API: %.1f of %.1f messages/s were accepted", st.AcceptedPS, st.AskedPerSec)
+			add(false, "rate: %.1f of %.1f messages/s", st.AcceptedPS, st.AskedPerSec)
 		}
 		if busy := st.API.Mean / 1e3 * st.AcceptedPS / float64(b.opt.publishers); busy > 0.7 {
 			add(false, "publishers: they waited for answers %.0f %% of the time", 100*busy)

@@ -3,7 +3,6 @@ package scenario
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/perseid-im/perseid/benchmarks/load"
@@ -44,10 +43,7 @@ func runUnicast(ctx context.Context, b *bench) error {
 				name = fmt.Sprintf("closed loop of %d", o.publishers)
 			}
 			plan := stepPlan{name: name, repeat: repeat + 1, asked: rate, procs: b.procs}
-			_, err := b.step(ctx, f, plan, func(ctx context.Context, beginNS int64, sent *atomic.Uint64) (published, error) {
-				return b.publish(ctx, f, sources, beginNS, o.duration, sent), nil
-			})
-			if err != nil {
+			if _, err := b.step(ctx, f, plan, b.publishWork(f, sources)); err != nil {
 				return err
 			}
 		}
