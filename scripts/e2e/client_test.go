@@ -12,26 +12,33 @@ import (
 	"github.com/perseid-im/perseid/pkg/wire"
 )
 
-// goim is a client of version 1 over TCP. It is written by the bytes and not
+// goim is a client over TCP, of version 1 if not said otherwise. It is written by the bytes and not
 // with pkg/client, so that a fault of both ends does not hide itself.
 type goim struct {
 	conn net.Conn
+	ver  int16
 	push func(op wire.Op, body []byte) // called by the reader
 
 	mu      sync.Mutex
 	replies map[int32]chan wire.Packet
 	seq     int32
 	err     error
+	bye     []byte // of version 2; valid when done is closed
 	done    chan struct{}
 }
 
 // connect dials and authenticates.
 func connect(ctx context.Context, addr, token string, push func(op wire.Op, body []byte)) (*goim, error) {
+	return connectAs(ctx, wire.V1, addr, token, push)
+}
+
+// connectAs is connect in a version of the protocol.
+func connectAs(ctx context.Context, ver int16, addr, token string, push func(op wire.Op, body []byte)) (*goim, error) {
 	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	c := &goim{conn: conn, push: push, replies: map[int32]chan wire.Packet{}, done: make(chan struct{})}
+	c := &goim{conn: conn, ver: ver, push: push, replies: map[int32]chan wire.Packet{}, done: make(chan struct{})}
 	go c.read()
 	if _, err := c.call(ctx, wire.OpAuth, token); err != nil {
 		c.close()
@@ -50,7 +57,7 @@ func (c *goim) call(ctx context.Context, op wire.Op, body string) (wire.Packet, 
 	seq := c.seq
 	c.replies[seq] = ch
 	c.mu.Unlock()
-	if _, err := c.conn.Write(wire.AppendPacket(nil, wire.Header{Ver: 1, Op: op, Seq: seq}, []byte(body))); err != nil {
+	if _, err := c.conn.Write(wire.AppendPacket(nil, wire.Header{Ver: c.ver, Op: op, Seq: seq}, []byte(body))); err != nil {
 		return wire.Packet{}, err
 	}
 	select {
@@ -79,7 +86,9 @@ func (c *goim) read() {
 			if n == 0 {
 				break
 			}
-			if p.Op < 1000 {
+			if p.Op == wire.OpBye {
+				c.bye = append([]byte(nil), p.Body...)
+			} else if p.Op < 1000 {
 				body := append([]byte(nil), p.Body...)
 				c.mu.Lock()
 				ch := c.replies[p.Seq]
