@@ -72,7 +72,7 @@ func (h *httpConn) read() (status int, keep bool, err error) {
 	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
 		return 0, false, fmt.Errorf("%.40q is no answer", line)
 	}
-	length, keep := -1, true
+	length, chunked, keep := -1, false, true
 	for {
 		if line, err = h.r.ReadSlice('\n'); err != nil {
 			return 0, false, err
@@ -88,9 +88,14 @@ func (h *httpConn) read() (status int, keep bool, err error) {
 			if length, err = strconv.Atoi(string(value)); err != nil || length < 0 || length > 16<<20 {
 				return 0, false, fmt.Errorf("content length %.20q", value)
 			}
+		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+			chunked = bytes.EqualFold(value, []byte("chunked"))
 		case bytes.EqualFold(name, []byte("Connection")):
 			keep = !bytes.EqualFold(value, []byte("close"))
 		}
+	}
+	if chunked {
+		return status, keep, h.readChunks()
 	}
 	if length < 0 {
 		return 0, false, fmt.Errorf("an answer without length")
@@ -101,6 +106,33 @@ func (h *httpConn) read() (status int, keep bool, err error) {
 	h.answer = h.answer[:length]
 	_, err = io.ReadFull(h.r, h.answer)
 	return status, keep, err
+}
+
+// readChunks reads a body in chunks, without trailers.
+func (h *httpConn) readChunks() error {
+	h.answer = h.answer[:0]
+	for {
+		line, err := h.r.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		size, _, _ := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(";"))
+		n, err := strconv.ParseUint(string(size), 16, 32)
+		if err != nil || len(h.answer)+int(n) > 16<<20 {
+			return fmt.Errorf("chunk of %.20q bytes", size)
+		}
+		at := len(h.answer)
+		h.answer = append(h.answer, make([]byte, n)...)
+		if _, err := io.ReadFull(h.r, h.answer[at:]); err != nil {
+			return err
+		}
+		if line, err = h.r.ReadSlice('\n'); err != nil || len(bytes.TrimSpace(line)) > 0 {
+			return fmt.Errorf("a chunk has no end: %w", err)
+		}
+		if n == 0 {
+			return nil
+		}
+	}
 }
 
 func (h *httpConn) close() {

@@ -1,6 +1,9 @@
 package load
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // drain reads some of the connections that are not in epoll, at the pace of
 // one round per Config.Drain. It says whether it is behind.
@@ -78,6 +81,7 @@ func (l *loop) plan() {
 func (l *loop) tally(expected []Expect) {
 	s := l.cfg.Streams
 	l.account, l.eat.inStep = expected, false
+	l.eat.begun = math.MaxInt64 // what comes until the next Begin is late
 	for ci := range l.conns {
 		c := &l.conns[ci]
 		st := &l.eat.classes[c.class]
@@ -86,7 +90,7 @@ func (l *loop) tally(expected []Expect) {
 			c.missing, c.gaps = 0, nil
 			continue // never there, or on its way again
 		}
-		missing, silent := int64(c.missing), false
+		missing, heard, silent := int64(c.missing), false, false
 		for i := range expected {
 			e := &expected[i]
 			if e.Class != int(c.class) {
@@ -99,11 +103,14 @@ func (l *loop) tally(expected []Expect) {
 				silent = true
 			case *at < count:
 				missing += int64(count - *at)
+				heard = true
+			default:
+				heard = true
 			}
 			*at = count
 		}
 		c.missing, c.gaps = 0, nil
-		if silent && open && c.mode != readNever {
+		if silent && !heard && open && c.mode != readNever {
 			st.Silent++
 		}
 		if missing <= 0 {
