@@ -28,6 +28,7 @@ type crowd struct {
 	stopped  context.Context
 	running  sync.WaitGroup
 	connects atomic.Int64
+	attempt  int // of waitReachable; over all its calls, so that no body comes twice
 }
 
 // member is one client: key "c-<i>", user i+1, room live://<i modulo rooms>.
@@ -145,24 +146,23 @@ func (c *crowd) waitConnected(within time.Duration) {
 // so each attempt is a message of its own.
 func (c *crowd) waitReachable(hc *http.Client, base string, within time.Duration) {
 	c.t.Helper()
-	attempt := 0
 	missing := map[string]func() bool{} // push query -> it arrived
 	for _, m := range c.members {
 		for _, q := range []string{"keys?operation=1000&keys=" + m.key, fmt.Sprintf("mids?operation=1000&mids=%d", m.mid)} {
-			missing[q] = func() bool { return m.has(fmt.Sprintf("reach %d %s", attempt, q)) }
+			missing[q] = func() bool { return m.has(fmt.Sprintf("reach %d %s", c.attempt, q)) }
 		}
 		if typ, room, ok := strings.Cut(m.room, "://"); ok {
 			q := "room?operation=1000&type=" + typ + "&room=" + room
 			before := missing[q]
 			missing[q] = func() bool {
-				return (before == nil || before()) && m.has(fmt.Sprintf("reach %d %s", attempt, q))
+				return (before == nil || before()) && m.has(fmt.Sprintf("reach %d %s", c.attempt, q))
 			}
 		}
 	}
 	waitFor(c.t, within, func() error {
-		attempt++
+		c.attempt++
 		for q := range missing {
-			if status, answer, err := post(c.t.Context(), hc, base+"/goim/push/"+q, "text/plain", fmt.Sprintf("reach %d %s", attempt, q)); err != nil || status != 200 {
+			if status, answer, err := post(c.t.Context(), hc, base+"/goim/push/"+q, "text/plain", fmt.Sprintf("reach %d %s", c.attempt, q)); err != nil || status != 200 {
 				return fmt.Errorf("%s: %d %s %v", q, status, answer, err)
 			}
 		}
