@@ -14,6 +14,10 @@ func (g *Gateway) connectLoop() {
 		}
 		ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
 		results, err := g.logic.Connect(ctx, g.node, items)
+		if err != nil && ctx.Err() == nil {
+			// The logic that was asked may have died; once more, of another one.
+			results, err = g.logic.Connect(ctx, g.node, items)
+		}
 		cancel()
 		if err == nil && len(results) != len(items) {
 			g.log.Error("logic answered another number of sessions", "asked", len(items), "answered", len(results))
