@@ -91,7 +91,7 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 		return nil, err
 	}
 
-	list := []stage{{name: "embedded servers", stop: servers.Close}, directoryStage(dir)}
+	list := []stage{{name: "embedded servers", stop: servers.Close}, directoryStage(dir, p)}
 	list = append(list, logicPart.stages()...)
 	// The job is last, so that it stops first: what is accepted while the
 	// clients leave stays in the log.

@@ -24,6 +24,7 @@ import (
 
 	"github.com/go-kratos/kratos/v2"
 	klog "github.com/go-kratos/kratos/v2/log"
+	kregistry "github.com/go-kratos/kratos/v2/registry"
 
 	"github.com/perseid-im/perseid/internal/obs"
 	"github.com/perseid-im/perseid/internal/registry"
@@ -188,7 +189,30 @@ func newDirectory(cfg registry.Config, p *process) (dir registry.Directory, err 
 }
 
 // directoryStage only has to end the directory.
-func directoryStage(dir registry.Directory) stage { return stage{name: "registry", stop: dir.Close} }
+func directoryStage(dir registry.Directory, p *process) stage {
+	return stage{name: "registry", stop: p.unregister(dir.Close)}
+}
+
+// registrationStage keeps a node registered while everything below works.
+func registrationStage(name string, dir registry.Directory, self *kregistry.ServiceInstance, p *process) stage {
+	return stage{
+		name:  name,
+		start: func(ctx context.Context) error { return dir.Register(ctx, self) },
+		stop:  p.unregister(func(ctx context.Context) error { return dir.Deregister(ctx, self) }),
+	}
+}
+
+// unregister makes a failure to leave the directory a word in the log: without
+// renewals the directory forgets the node by itself, and a process that did
+// everything else right has stopped in good order.
+func (p *process) unregister(leave func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := leave(ctx); err != nil {
+			p.log.Warn("the directory was not told that this node stops", "error", err)
+		}
+		return nil
+	}
+}
 
 // advertised is the address under which others reach a listener: the
 // configured one, or the listener's own with the first global address of this

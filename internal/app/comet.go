@@ -113,7 +113,7 @@ func NewComet(cfg CometConfig, w io.Writer) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
-	list := append([]stage{directoryStage(dir)}, c.stages()...)
+	list := append([]stage{directoryStage(dir, p)}, c.stages()...)
 	return newApp("comet", p, list, func() map[string]string {
 		addrs := c.addrs()
 		addrs["admin"] = p.admin.Addr()
@@ -248,10 +248,6 @@ func (c *cometParts) stages() []stage {
 			name:  "comet edge accepts",
 			start: c.edge.Ready,
 		},
-		{
-			name:  "comet registration",
-			start: func(ctx context.Context) error { return c.dir.Register(ctx, c.self) },
-			stop:  func(ctx context.Context) error { return c.dir.Deregister(ctx, c.self) },
-		},
+		registrationStage("comet registration", c.dir, c.self, c.p),
 	}
 }

@@ -56,7 +56,7 @@ func NewJob(cfg JobConfig, w io.Writer) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
-	list := append([]stage{directoryStage(dir)}, j.stages()...)
+	list := append([]stage{directoryStage(dir, p)}, j.stages()...)
 	return newApp("job", p, list, func() map[string]string { return map[string]string{"admin": p.admin.Addr()} }), nil
 }
 

@@ -82,7 +82,7 @@ func NewLogic(cfg LogicConfig, w io.Writer) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
-	list := append([]stage{directoryStage(dir)}, l.stages()...)
+	list := append([]stage{directoryStage(dir, p)}, l.stages()...)
 	return newApp("logic", p, list, func() map[string]string {
 		addrs := l.addrs()
 		addrs["admin"] = p.admin.Addr()
@@ -194,11 +194,7 @@ func (l *logicParts) stages() []stage {
 				return l.http.Stop(ctx)
 			},
 		},
-		{
-			name:  "logic registration",
-			start: func(ctx context.Context) error { return l.dir.Register(ctx, l.self) },
-			stop:  func(ctx context.Context) error { return l.dir.Deregister(ctx, l.self) },
-		},
+		registrationStage("logic registration", l.dir, l.self, l.p),
 	}
 }
 
