@@ -51,13 +51,14 @@ func (h *httpConn) post(ctx context.Context, request []byte) (accepted bool, why
 	if !keep {
 		h.close()
 	}
-	switch {
-	case status == 202:
-		return true, ""
-	case status == 200 && (bytes.Contains(h.answer, []byte(`"code":0`))):
+	if acceptedStatus(status, h.answer) {
 		return true, ""
 	}
 	return false, fmt.Sprintf("status %d: %.60s", status, h.answer)
+}
+
+func acceptedStatus(status int, answer []byte) bool {
+	return status == 202 || status == 200 && bytes.Contains(answer, []byte(`"code":0`))
 }
 
 // read reads one answer; its body goes to h.answer.
