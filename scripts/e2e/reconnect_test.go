@@ -69,8 +69,9 @@ func TestReconnectRace(t *testing.T) {
 					s.live, s.got = cl, got
 					s.mu.Unlock()
 					if old != nil {
+						lateness := time.Duration(rnd.IntN(20)) * time.Millisecond // is what is tested
 						late.Go(func() {
-							<-time.After(time.Duration(rnd.IntN(20)) * time.Millisecond) // the lateness is what is tested
+							<-time.After(lateness)
 							old.close()
 						})
 					}
