@@ -51,7 +51,7 @@ func ownChild() *exec.Cmd {
 	if err != nil {
 		exe = os.Args[0]
 	}
-	return exec.Command(exe, "bench", childArg)
+	return exec.Command(exe, "bench", childArg) //nolint:noctx // package load starts it, and ends it with its run
 }
 
 func command(ctx context.Context, args []string, stdout, stderr io.Writer, child load.Command) int {

@@ -16,10 +16,7 @@ func slowScenario() scenario {
 	}
 }
 
-const (
-	trickleBytes = 1024 // per second
-	outcomeWait  = 10 * time.Second
-)
+const trickleBytes = 1024 // per second
 
 func runSlow(ctx context.Context, b *bench) error {
 	o := &b.opt
@@ -76,12 +73,14 @@ func (b *bench) slowStep(ctx context.Context, rate float64, repeat, slow int) (p
 			return 0, err
 		}
 	}
-	waiting, cancel := context.WithTimeout(ctx, outcomeWait)
-	defer cancel()
-	s, err := load.Await(waiting, 100*time.Millisecond, func() (load.Stats, error) { return f.Stats(ctx) }, func(s *load.Stats) bool {
-		return s.Classes[1].Ready+s.Classes[2].Ready == 0
+	bytes, changed := uint64(0), b.clock.Now()
+	s, err := load.Await(ctx, 50*time.Millisecond, func() (load.Stats, error) { return f.Stats(ctx) }, func(s *load.Stats) bool {
+		if s.Bytes != bytes {
+			bytes, changed = s.Bytes, s.AtNS
+		}
+		return s.Classes[1].Ready+s.Classes[2].Ready == 0 || s.AtNS-changed > int64(o.settle)
 	})
-	if err != nil && ctx.Err() != nil {
+	if err != nil {
 		return 0, err
 	}
 	for i := range src.others {

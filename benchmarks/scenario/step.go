@@ -281,6 +281,11 @@ func (b *bench) result(plan *stepPlan, p *published, s *load.Stats, use *meterUs
 	return st
 }
 
+// overran says that the pushes took longer than their schedule.
+func (b *bench) overran(st *Step) bool {
+	return st.Seconds > 1.02*b.opt.duration.Seconds()+0.1
+}
+
 // bounds says what held the step back.
 func (b *bench) bounds(st *Step) {
 	add := func(clients bool, format string, args ...any) {
@@ -298,7 +303,7 @@ func (b *bench) bounds(st *Step) {
 		add(true, "clients: a round over the connections that are not timed took %.0f ms", c.DrainMaxMS)
 	}
 	if st.AskedPerSec > 0 && st.Idle == nil {
-		if st.AcceptedPS < 0.98*st.AskedPerSec {
+		if b.overran(st) {
 			add(false, "rate: %.1f of %.1f messages/s", st.AcceptedPS, st.AskedPerSec)
 		}
 		if busy := st.API.Mean / 1e3 * st.AcceptedPS / float64(b.opt.publishers); busy > 0.7 {

@@ -1,0 +1,316 @@
+package scenario
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/perseid-im/perseid/benchmarks/load"
+)
+
+// run runs a scenario and reads its report.
+func run(t *testing.T, g *goim, name string, flags ...string) (*Report, int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code := command(t.Context(), append(append([]string{name}, g.flags()...), flags...), &out, &errs, testChild)
+	var r Report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		t.Fatalf("code %d: %v\n%s", code, err, errs.String())
+	}
+	if t.Failed() || code != 0 {
+		t.Log(errs.String())
+	}
+	return &r, code
+}
+
+// clean checks that a step lost nothing and counts what is expected.
+func clean(t *testing.T, st *Step) {
+	t.Helper()
+	if st.Lost+st.Duplicates+st.Inversions > 0 || st.Delivered != st.Expected || st.Accepted == 0 || len(st.Failed) > 0 {
+		t.Errorf("%s: %+v", st.Name, st)
+	}
+}
+
+func TestRoom(t *testing.T) {
+	r, code := run(t, newGoim(t), "room", "-rate", "50,0", "-procs", "2", "-repeat", "2")
+	if code != 0 || len(r.Steps) != 4 || len(r.Connects) != 1 || r.Connects[0].Ready != 40 {
+		t.Fatalf("code %d, %+v", code, r)
+	}
+	for i := range r.Steps {
+		st := &r.Steps[i]
+		clean(t, st)
+		if st.Expected != 40*st.Accepted || st.Classes[0].Latency.Count != 10*st.Accepted {
+			t.Errorf("%+v", st)
+		}
+		if st.AskedPerSec == 50 && st.Accepted != 20 {
+			t.Errorf("%d of 20 messages", st.Accepted)
+		}
+		if len(st.Processes) != 1 || st.Processes[0].RSSBytes == 0 || st.Processes[0].PSSBytes == 0 || st.Processes[0].Threads == 0 {
+			t.Errorf("%+v", st.Processes)
+		}
+	}
+	if r.Commit != "c0ffee" || r.Machine.Cores == 0 || r.Machine.MemoryBytes == 0 || r.Machine.Kernel == "" || r.Settings["conns"] != "40" || r.Settings["rate"] != "50,0" {
+		t.Errorf("%+v %+v", r.Machine, r.Settings)
+	}
+	if _, ok := r.Medians["50 messages/s: room p99 ms"]; !ok {
+		t.Errorf("%v", r.Medians)
+	}
+}
+
+// A server that drops is found out, by class and per cent.
+func TestLossIsReported(t *testing.T) {
+	g := newGoim(t)
+	g.drop = func(mid int64, message int) bool { return mid == 7 && message >= 15 || mid == 9 && message == 3 }
+	r, code := run(t, g, "room", "-rate", "50")
+	st := &r.Steps[0]
+	if code != 0 || st.Lost != 6 || st.Delivered != st.Expected-6 || st.LostPercent != 0.75 {
+		t.Errorf("code %d: lost %d (%g %%) of %d, delivered %d", code, st.Lost, st.LostPercent, st.Expected, st.Delivered)
+	}
+}
+
+func TestOtherScenarios(t *testing.T) {
+	g := newGoim(t)
+	for name, flags := range map[string][]string{
+		"rooms":   {"-rooms", "5", "-rate", "50"},
+		"mixed":   {"-rooms", "4", "-members", "3", "-rate", "20", "-small-rate", "40"},
+		"unicast": {"-rate", "100,0", "-batch", "3"},
+		"all":     {"-rate", "20"},
+		"limit":   {"-rate", "50,0", "-writers", "2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, code := run(t, g, name, flags...)
+			if code != 0 || len(r.Steps) == 0 {
+				t.Fatalf("code %d, %+v", code, r)
+			}
+			for i := range r.Steps {
+				clean(t, &r.Steps[i])
+			}
+			switch name {
+			case "mixed":
+				if st := &r.Steps[1]; st.Expected != 8*40+16*3 || st.Classes[0].Delivered != 16*3 || len(r.Results) != 1 {
+					t.Errorf("%v %+v", r.Results, st)
+				}
+			case "unicast":
+				if st := &r.Steps[0]; st.Accepted != 40 || st.Targets != 40*3-2*2 { // the last addressee is one user alone
+					t.Errorf("%d accepted, %d targets", st.Accepted, st.Targets)
+				}
+			case "limit":
+				if l := r.Steps[0].Limit; l == nil || l.Writes != 20*40 || l.CPUPerMillion <= 0 || l.RoundTime.Count != 20 {
+					t.Errorf("%+v", l)
+				}
+			}
+		})
+	}
+}
+
+func TestRoomBesideTheBareLoop(t *testing.T) {
+	r, code := run(t, newGoim(t), "room", "-limit", "-rate", "50", "-repeat", "2")
+	if code != 0 || len(r.Steps) != 4 || r.Steps[0].Limit == nil || r.Steps[1].Limit != nil {
+		t.Fatalf("code %d, %+v", code, r)
+	}
+	if v := r.Results["50 messages/s: p99 / bare round p50"]; v <= 0 {
+		t.Errorf("%v", r.Results)
+	}
+}
+
+func TestConnect(t *testing.T) {
+	r, code := run(t, newGoim(t), "connect", "-repeat", "2")
+	if code != 0 || len(r.Connects) != 2 || r.Connects[1].Auth.Count != 40 || r.Results["connections/s"] <= 0 {
+		t.Errorf("code %d, %+v", code, r)
+	}
+}
+
+func TestIdle(t *testing.T) {
+	r, code := run(t, newGoim(t), "idle", "-heartbeat", "100ms")
+	if code != 0 || len(r.Steps) != 1 || r.Steps[0].Idle == nil {
+		t.Fatalf("code %d, %+v", code, r)
+	}
+	if idle := r.Steps[0].Idle; idle.Conns != 40 || idle.Echoes < 40 || idle.TotalPerConn["goim"] <= 0 {
+		t.Errorf("%+v", idle)
+	}
+}
+
+func TestChurn(t *testing.T) {
+	r, code := run(t, newGoim(t), "churn", "-churners", "10", "-churn", "50", "-rate", "50")
+	if code != 0 || len(r.Steps) != 2 {
+		t.Fatalf("code %d, %+v", code, r)
+	}
+	for i := range r.Steps {
+		if c := &r.Steps[i].Classes[0]; c.Lost+c.Duplicates+c.Inversions > 0 || c.Delivered != 40*20 {
+			t.Errorf("%+v", c)
+		}
+	}
+	if c := &r.Steps[1].Classes[1]; c.Churned < 10 || c.Duplicates+c.Inversions > 0 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestSlow(t *testing.T) {
+	r, code := run(t, newGoim(t), "slow", "-slow", "5", "-rate", "100", "-timed", "5")
+	if code != 0 || len(r.Steps) != 2 {
+		t.Fatalf("code %d, %+v", code, r)
+	}
+	if c := r.Steps[1].Classes; len(c) != 3 || c[0].Conns != 36 || c[0].Lost > 0 || c[1].Conns != 2 || c[1].Lost != 80 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestCapacity(t *testing.T) {
+	g := newGoim(t)
+	r, code := run(t, g, "capacity", "-rate", "20", "-target", "100us")
+	if code != 0 || len(r.Notes) == 0 || r.Results["highest messages/s"] != 0 {
+		t.Errorf("an impossible target: code %d, %v, %v", code, r.Results, r.Notes)
+	}
+	// Every hundredth message is lost: no step of 400 ms above 250/s is clean.
+	g.drop = func(_ int64, message int) bool { return message%100 == 99 }
+	r, code = run(t, g, "capacity", "-rate", "20", "-target", "1m")
+	if got := r.Results["highest messages/s"]; code != 0 || got < 20 || got > 400 {
+		t.Errorf("code %d, %v, %v", code, r.Results, r.Notes)
+	}
+}
+
+// A server that does not answer ends a run in time, with a report that says so.
+func TestTimeout(t *testing.T) {
+	g := newGoim(t)
+	g.silent = true
+	began := time.Now()
+	r, code := run(t, g, "room", "-timeout", "1s")
+	if code != 1 || time.Since(began) > 15*time.Second || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "-timeout 1s") {
+		t.Errorf("code %d after %s: %v", code, time.Since(began), r.Notes)
+	}
+}
+
+// So does the end of its context, in the middle of a step.
+func TestCancel(t *testing.T) {
+	g := newGoim(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	g.drop = func(int64, int) bool { cancel(); return false }
+	began := time.Now()
+	var out, errs bytes.Buffer
+	code := command(ctx, append(append([]string{"room"}, g.flags()...), "-duration", "10m"), &out, &errs, testChild)
+	if code != 1 || time.Since(began) > 20*time.Second {
+		t.Errorf("code %d after %s: %s", code, time.Since(began), errs.String())
+	}
+}
+
+func TestBadFlags(t *testing.T) {
+	for flags, want := range map[string]string{
+		"":                                   "Usage",
+		"dance":                              "unknown scenario",
+		"room":                               "-tcp: no address",
+		"room -tcp 10.0.0.1:3 -http :1":      "not a loopback",
+		"room -tcp x -http :1":               "IP:port",
+		"room -tcp :1 -http :1 -body 3":      "-body 3",
+		"room -tcp :1 -http :1 -rate -3":     "rate",
+		"room -tcp :1 -http :1 -pid a=0":     "no process",
+		"room -tcp :1 -http :1 -duration 0s": "-duration",
+		"room -tcp :1 -http :1 more":         "unexpected argument",
+		"limit -procs 0":                     "-procs 0",
+	} {
+		var out, errs bytes.Buffer
+		if code := command(t.Context(), strings.Fields(flags), &out, &errs, testChild); code != 2 || !strings.Contains(errs.String(), want) {
+			t.Errorf("%q: code %d, %s", flags, code, errs.String())
+		}
+	}
+}
+
+// The form of the report is a contract: charts and comparisons read it.
+func TestReportGolden(t *testing.T) {
+	r := Report{
+		Scenario: "room", Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), TookSeconds: 12.5, Command: []string{"perseid", "bench", "room"}, Commit: "c0ffee",
+		Machine:  Machine{CPU: "a CPU", Cores: 2, MemoryBytes: 1 << 30, Kernel: "6.1", Go: "go1.26", OpenFiles: 20000, TCPMem: "1 2 3"},
+		Settings: map[string]string{"conns": "10"},
+		Connects: []Connect{{Name: "connect", Conns: 10, Ready: 10, Seconds: 1, PerSecond: 10, Failures: map[string]int{"refused": 1}}},
+		Results:  map[string]float64{"ratio": 1.5},
+		Medians:  map[string]float64{"p99": 3},
+		Notes:    []string{"a note"},
+	}
+	r.Steps = []Step{{
+		Name: "10 messages/s", Repeat: 1, AskedPerSec: 10, Seconds: 10, Accepted: 100, AcceptedPS: 10, Targets: 100, TargetsPS: 10, Failed: map[string]int{"status 503": 2},
+		Expected: 1000, Delivered: 999, DeliveredPS: 99.9, Lost: 1, LostPercent: 0.1,
+		Classes:   []ClassResult{{Name: "room", Conns: 10, Ready: 10, Delivered: 999, Lost: 1, CloseCodes: map[uint16]int{3008: 1}, Latency: Latency{Count: 999, Mean: 1, P50: 1, P90: 2, P99: 3, P999: 4, Max: 5}}},
+		Limit:     &LimitResult{Writers: 2, Rounds: 100, Writes: 1000, CPUSeconds: 1, CPUPerMillion: 4, WriterCPUSeconds: []float64{0.5, 0.5}},
+		Idle:      &IdleResult{Conns: 10, ResidentPerConn: map[string]float64{"comet": 1000}, TotalPerConn: map[string]float64{"comet": 2000}, CoresByName: map[string]float64{"comet": 0.01}},
+		Processes: []ProcessUse{{Name: "comet", PID: 1, CPUSeconds: 1, UserSeconds: 0.25, CPUPerMillion: 5, CPUPerMessage: 6, RSSBytes: 7, PSSBytes: 8, MaxRSSBytes: 9, RSSBefore: 10, Threads: 11}},
+		Metrics:   map[string]float64{"comet perseid_x_total": 1},
+		BoundBy:   []string{"machine: 99 % busy"}, ClientSide: true,
+	}}
+	var b bytes.Buffer
+	if err := r.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	golden := filepath.Join("testdata", "report.golden.json")
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(golden, b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(b.Bytes(), want) {
+		t.Errorf("the report has changed; UPDATE_GOLDEN=1 accepts it:\n%s", b.String())
+	}
+	file := filepath.Join(t.TempDir(), "r.json")
+	if err := r.WriteFile(file); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(file); !bytes.Equal(got, want) {
+		t.Error("the file differs")
+	}
+	var table bytes.Buffer
+	r.Print(&table)
+	for _, part := range []string{"10 messages/s", "comet 5", "ratio", "a note", "machine: 99 % busy", "resident"} {
+		if !strings.Contains(table.String(), part) {
+			t.Errorf("the table lacks %q:\n%s", part, table.String())
+		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	read := func(text string) map[string]sample {
+		all := map[string]sample{}
+		readMetrics(strings.NewReader(text), "comet", all)
+		return all
+	}
+	before := read("# TYPE perseid_a_total counter\nperseid_a_total{x=\"1 2\"} 5\n# TYPE perseid_g gauge\nperseid_g 3\ngo_threads 5\n")
+	after := read("# TYPE perseid_a_total counter\nperseid_a_total{x=\"1 2\"} 7\n# TYPE perseid_g gauge\nperseid_g 4\n" +
+		"# TYPE perseid_h histogram\nperseid_h_bucket{le=\"1\"} 3\nperseid_h_sum 1.5\nperseid_h_count 3\nnonsense\n")
+	got := changes(before, after)
+	want := map[string]float64{`comet perseid_a_total{x="1 2"}`: 2, "comet perseid_g": 4, "comet perseid_h_sum": 1.5, "comet perseid_h_count": 3}
+	if len(got) != len(want) {
+		t.Errorf("%v", got)
+	}
+	for k, v := range want {
+		if got[k] != v {
+			t.Errorf("%s = %g, want %g", k, got[k], v)
+		}
+	}
+}
+
+func TestMembersOfRooms(t *testing.T) {
+	for _, n := range []int{1, 7, 40} {
+		for rooms := 1; rooms <= n; rooms++ {
+			counts := make([]int, rooms)
+			for i := range n {
+				counts[i%rooms]++
+			}
+			for r := range rooms {
+				if got := membersOf(&load.Class{Conns: n, Rooms: rooms}, r); got != counts[r] {
+					t.Fatalf("%d connections, %d rooms: room %d has %d, want %d", n, rooms, r, got, counts[r])
+				}
+			}
+		}
+	}
+	if m := median([]float64{3, 1, 2}); m != 2 || median([]float64{4, 1, 2, 3}) != 2.5 || !slices.Equal(split("a:1, :2,localhost:3"), []string{"a:1", "127.0.0.1:2", "127.0.0.1:3"}) {
+		t.Error(m, split("a:1, :2,localhost:3"))
+	}
+}

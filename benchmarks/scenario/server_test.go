@@ -1,0 +1,164 @@
+package scenario
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/perseid-im/perseid/internal/leakcheck"
+	"github.com/perseid-im/perseid/pkg/wire"
+)
+
+// TestMain also is the child of the tests.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == childArg {
+		os.Exit(Command(nil, os.Args[1:], os.Stdout, os.Stderr)) //nolint:staticcheck // a child has no context
+	}
+	leakcheck.Main(m)
+}
+
+func testChild() *exec.Cmd { return exec.Command(os.Args[0], childArg) }
+
+// goim is a server of one process: TCP clients and the push API. drop says
+// which messages do not go to which connection.
+type goim struct {
+	t        *testing.T
+	tcp      net.Listener
+	http     *httptest.Server
+	handlers sync.WaitGroup
+	silent   bool // auth gets no answer
+	drop     func(mid int64, message int) bool
+
+	mu       sync.Mutex
+	conns    map[int64]*client
+	all      map[net.Conn]bool
+	messages int
+}
+
+type client struct {
+	nc   net.Conn
+	room string
+}
+
+func newGoim(t *testing.T) *goim {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &goim{t: t, tcp: l, conns: map[int64]*client{}, all: map[net.Conn]bool{}}
+	g.http = httptest.NewServer(g)
+	g.handlers.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			g.mu.Lock()
+			g.all[nc] = true
+			g.mu.Unlock()
+			g.handlers.Go(func() { g.serve(nc) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		g.http.Close()
+		g.mu.Lock()
+		for nc := range g.all {
+			_ = nc.Close()
+		}
+		g.mu.Unlock()
+		g.handlers.Wait()
+	})
+	return g
+}
+
+func (g *goim) serve(nc net.Conn) {
+	defer nc.Close()
+	mid := int64(0)
+	for {
+		packet := make([]byte, 4)
+		if _, err := io.ReadFull(nc, packet); err != nil {
+			break
+		}
+		packet = append(packet, make([]byte, int(packet[2])<<8+int(packet[3])-4)...)
+		if _, err := io.ReadFull(nc, packet[4:]); err != nil {
+			break
+		}
+		p, _, err := wire.Decoder{}.Next(packet)
+		if err != nil {
+			g.t.Errorf("%x: %v", packet, err)
+			break
+		}
+		if p.Op == wire.OpAuth {
+			body := string(p.Body)
+			_, rest, _ := strings.Cut(body, `"mid":`)
+			number, _, _ := strings.Cut(rest, ",")
+			mid, _ = strconv.ParseInt(number, 10, 64)
+			_, rest, _ = strings.Cut(body, `"room_id":"`)
+			room, _, _ := strings.Cut(rest, `"`)
+			g.mu.Lock()
+			g.conns[mid] = &client{nc, room}
+			g.mu.Unlock()
+		}
+		if g.silent {
+			continue
+		}
+		_, _ = nc.Write(wire.AppendPacket(nil, wire.Header{Ver: 1, Op: p.Op + 1, Seq: p.Seq}, nil))
+	}
+	g.mu.Lock()
+	if c := g.conns[mid]; c != nil && c.nc == nc {
+		delete(g.conns, mid)
+	}
+	g.mu.Unlock()
+}
+
+func (g *goim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	q := r.URL.Query()
+	op, _ := strconv.Atoi(q.Get("operation"))
+	frame := wire.AppendPacket(nil, wire.Header{Ver: 1, Op: int32(op)}, body)
+	g.mu.Lock()
+	message := g.messages
+	g.messages++
+	mids := map[int64]bool{}
+	for _, m := range q["mids"] {
+		mid, _ := strconv.ParseInt(m, 10, 64)
+		mids[mid] = true
+	}
+	for mid, c := range g.conns {
+		switch r.URL.Path {
+		case "/goim/push/room":
+			if c.room != q.Get("type")+"://"+q.Get("room") {
+				continue
+			}
+		case "/goim/push/mids":
+			if !mids[mid] {
+				continue
+			}
+		}
+		if g.drop != nil && g.drop(mid, message) {
+			continue
+		}
+		_ = c.nc.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = c.nc.Write(frame)
+	}
+	g.mu.Unlock()
+	_, _ = io.WriteString(w, `{"code":0,"message":""}`)
+}
+
+// flags are those that every run needs.
+func (g *goim) flags() []string {
+	return []string{
+		"-tcp", g.tcp.Addr().String(), "-http", strings.TrimPrefix(g.http.URL, "http://"), "-quiet", "-o", "-", "-pid", "goim=" + strconv.Itoa(os.Getpid()),
+		"-conns", "40", "-timed", "10", "-duration", "400ms", "-settle", "300ms", "-drain", "20ms", "-publishers", "4", "-commit", "c0ffee", "-timeout", "1m",
+	}
+}
