@@ -108,8 +108,9 @@ func newJobParts(cfg JobConfig, p *process, dir registry.Directory) (*jobParts, 
 func (j *jobParts) stages() []stage {
 	return []stage{
 		{
-			name: "route",
-			stop: func(context.Context) error { return j.router.Close() },
+			name:  "route",
+			start: j.router.Start,
+			stop:  func(context.Context) error { return j.router.Close() },
 		},
 		{
 			name: "dispatch",

@@ -60,7 +60,7 @@ type Client struct {
 
 	mu     sync.Mutex
 	closed bool
-	life   context.Context // nil before the first Route
+	life   context.Context // nil before Start or the first Route
 	stop   context.CancelFunc
 	list   int            // number of the list of logics that is in force
 	idle   []*routeStream // last used last
@@ -69,8 +69,7 @@ type Client struct {
 
 var _ job.Router = (*Client)(nil)
 
-// New makes a Client for the logics in the registry. It connects when it is
-// first used.
+// New makes a Client for the logics in the registry. It starts nothing.
 func New(discovery kregistry.Discovery, log *slog.Logger) (*Client, error) {
 	if discovery == nil || log == nil {
 		return nil, errors.New("logicclient: discovery and logger are required")
@@ -122,17 +121,33 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// take returns an idle stream, or one that has yet to be opened in life. The
-// first call begins the watch of the registry.
-func (c *Client) take(ctx context.Context) (stream *routeStream, life context.Context, err error) {
+// Start begins the watch of the registry. Without it the first Route does,
+// which would leave a job that has no partitions yet without a list of logics
+// when the registry goes away before it gets some.
+func (c *Client) Start(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.begin(ctx)
+}
+
+// begin is called with the lock held.
+func (c *Client) begin(ctx context.Context) error {
 	if c.closed {
-		return nil, nil, ErrClosed
+		return ErrClosed
 	}
 	if c.life == nil {
 		c.life, c.stop = context.WithCancel(context.WithoutCancel(ctx))
 		c.wg.Go(func() { c.watch(c.life) })
+	}
+	return nil
+}
+
+// take returns an idle stream, or one that has yet to be opened in life.
+func (c *Client) take(ctx context.Context) (stream *routeStream, life context.Context, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.begin(ctx); err != nil {
+		return nil, nil, err
 	}
 	for n := len(c.idle); n > 0; n = len(c.idle) {
 		s := c.idle[n-1]

@@ -342,6 +342,57 @@ func TestWatchIsOpenedAgain(t *testing.T) {
 	}
 }
 
+// leaving is a registry that tells the list once and is away from then on.
+type leaving struct {
+	kregistry.Discovery
+	told chan struct{} // closed when the list has been taken in
+	once sync.Once
+	gone bool // of the watching goroutine
+}
+
+func (l *leaving) Watch(ctx context.Context, name string) (kregistry.Watcher, error) {
+	if l.gone {
+		l.once.Do(func() { close(l.told) })
+		return nil, errors.New("the directory is away")
+	}
+	l.gone = true
+	w, err := l.Discovery.Watch(ctx, name)
+	return &oneAnswer{Watcher: w}, err
+}
+
+type oneAnswer struct {
+	kregistry.Watcher
+	told bool
+}
+
+func (w *oneAnswer) Next() ([]*kregistry.ServiceInstance, error) {
+	if w.told {
+		return nil, errors.New("the directory is away")
+	}
+	w.told = true
+	return w.Watcher.Next()
+}
+
+// Symptom: a job that had no partitions while the registry was there took over
+// from a dead one when it was not, and its partitions stood still. Cause: the
+// list of logics was asked for with the first Route only.
+func TestStandbyKnowsTheLogics(t *testing.T) {
+	checkLeaks(t)
+	l := &leaving{Discovery: newDirectory(t, newLogic(t, "l1")), told: make(chan struct{})}
+	c := newClient(t, l)
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-l.told:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the registry is not watched")
+	}
+	if _, err := c.Route(deadline(t, 10*time.Second), someItems); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestClose(t *testing.T) {
 	checkLeaks(t)
 	l := newLogic(t, "l1")
