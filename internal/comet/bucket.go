@@ -60,6 +60,7 @@ const (
 const (
 	wheelTickMS = 100
 	wheelSlots  = 512
+	lingerMS    = 2000 // for the peer to answer a close
 )
 
 // NewBucket makes the bucket of a loop. It must be called before the loop's
@@ -268,12 +269,19 @@ func (b *Bucket) close(s *Session, why Reason, code uint16, text string) {
 }
 
 // Closed tells the bucket that a connection is gone. The transport calls it
-// once for every session it opened, also when the bucket closed it.
+// once for every session it opened, also when the bucket closed it. Until then
+// the connection counts: it holds a file descriptor.
 func (b *Bucket) Closed(s *Session) {
 	if s.state != closed {
 		b.end(s, PeerClosed)
 	}
+	b.wheel.Stop(&s.timer)
+	b.gateway.gone(s.ip)
 }
+
+// Linger resets a connection whose session has ended, if the peer has not
+// ended it by then.
+func (b *Bucket) Linger(s *Session) { b.wheel.Set(&s.timer, b.nowMS+lingerMS) }
 
 // end takes a session out of everything.
 func (b *Bucket) end(s *Session, why Reason) {
@@ -290,7 +298,6 @@ func (b *Bucket) end(s *Session, why Reason) {
 	_, _, at := splitID(s.id)
 	b.slots[at].s = nil
 	b.free = append(b.free, at)
-	g.gone(s.ip)
 	// While logic is asked nobody knows what it will answer: the reply finds
 	// no session and takes the location back.
 	if was == live || was == confirming {
@@ -303,6 +310,10 @@ func (b *Bucket) Flush() { b.flush() }
 
 // deadline is called when a session's timer fires.
 func (b *Bucket) deadline(s *Session) {
+	if s.state == closed {
+		s.conn.Reset()
+		return
+	}
 	if s.deadlineMS > b.nowMS { // moved since by a heartbeat
 		b.wheel.Set(&s.timer, s.deadlineMS)
 		return
@@ -330,7 +341,7 @@ func (b *Bucket) call(ctx context.Context, fn func(*Bucket)) error {
 	select {
 	case <-done:
 		return nil
-	case <-b.gateway.stopped:
+	case <-b.gateway.leaving: // the edge is closed: no loop answers any more
 		return context.Canceled
 	case <-ctx.Done():
 		return ctx.Err()

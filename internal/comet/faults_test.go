@@ -322,8 +322,36 @@ func TestJoinWaitsForAJobThatComesBack(t *testing.T) {
 		t.Fatal("confirmed although the job may not have noticed that its stream ended")
 	}
 	again := x.Watch("job")
-	defer again.Close()
 	if !x.confirmed(version) { // it is in the snapshot
 		t.Error("not confirmed although the job has a new view")
+	}
+	// The new stream may come before the end of the old one is noticed.
+	version = x.enter("live://2").version
+	third := x.Watch("job")
+	defer third.Close()
+	again.Close()
+	if !x.confirmed(version) {
+		t.Error("not confirmed although the job has a newer view")
+	}
+}
+
+// Symptom: the stop of a comet took seconds longer whenever a renewal of the
+// lease had just begun. Cause: the renewal asks the loops for sessions, and the
+// edge had stopped them before; it waited for its deadline, Close for it.
+func TestCloseDoesNotWaitForDeadLoops(t *testing.T) {
+	f := newFixture(t, 1, func(c *Config) {
+		c.LeaseInterval, c.OnlineInterval, c.LogicTimeout = 100*time.Millisecond, time.Second, time.Minute
+	})
+	f.connect(f.buckets[0], 1, token)
+	dead, buried := make(chan struct{}), make(chan struct{})
+	defer close(buried)
+	f.buckets[0].post(func(*Bucket) { close(dead); <-buried })
+	<-dead
+	waitFor(t, "a renewal that asks the loop", func() bool { items, _ := f.buckets[0].control.Len(); return items > 0 })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	start := time.Now()
+	if err := f.g.Close(ctx); err != nil || time.Since(start) > 10*time.Second {
+		t.Errorf("%v after %s", err, time.Since(start))
 	}
 }

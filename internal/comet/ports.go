@@ -13,8 +13,10 @@ type Conn interface {
 	Write(p []byte)
 	// Buffered is the number of bytes that wait for the socket.
 	Buffered() int
-	// Close ends the connection after what is buffered was tried once more;
-	// Reset drops it. Both call Bucket.Closed before they return.
+	// Close ends the connection after what is buffered was tried once more. It
+	// may wait for the peer, so that what the peer was told is not lost, and
+	// has Bucket.Linger end that. Reset drops the connection at once. Bucket.Closed
+	// follows in any case.
 	Close()
 	Reset()
 	// Resume looks again at what was received while the session was paused.

@@ -310,6 +310,13 @@ func (w *RoomWatcher) Close() {
 	}
 	w.closed = true
 	w.signal()
+	for other := range w.x.watchers {
+		// It came before this one was noticed to be broken.
+		if other != w && !other.closed && other.job == w.job {
+			w.forget()
+			return
+		}
+	}
 	time.AfterFunc(w.x.timeout, func() {
 		w.x.mu.Lock()
 		defer w.x.mu.Unlock()

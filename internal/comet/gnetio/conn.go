@@ -23,12 +23,14 @@ type connection struct {
 	bucket  *comet.Bucket
 	session *comet.Session
 	ws      *webSocket // nil on TCP
+	lingers bool       // the session has ended, the peer has been told and may answer
 }
 
 // webSocket is the part of a connection that only WebSocket has.
 type webSocket struct {
 	reader   ws.Reader
 	upgraded bool
+	answered bool // the peer has sent a close frame
 	cookie   string
 	rest     []byte // packets of a message behind one that paused the session
 }
@@ -92,6 +94,10 @@ func (s *Server) OnTraffic(gc gnet.Conn) gnet.Action {
 }
 
 func (s *Server) read(c *connection) {
+	if c.lingers {
+		c.bucket.Protect(nil, c.farewell)
+		return
+	}
 	c.bucket.Protect(c.session, func() {
 		if c.ws != nil {
 			s.readWebSocket(c)
@@ -99,6 +105,9 @@ func (s *Server) read(c *connection) {
 		}
 		s.readStream(c)
 	})
+	if c.lingers {
+		_, _ = c.gc.Discard(-1)
+	}
 	if c.session.Closed() || !c.session.Paused() {
 		return
 	}
@@ -165,6 +174,7 @@ func (s *Server) readWebSocket(c *connection) {
 		case ws.KindPing:
 			c.bucket.Control(c.session, ws.OpPong, ev.Payload)
 		case ws.KindClose:
+			c.ws.answered = true
 			c.bucket.PeerClosing(c.session, ev.Code)
 		}
 	}
@@ -231,8 +241,42 @@ func (c *connection) Write(p []byte) { _, _ = c.gc.Write(p) }
 // Buffered implements comet.Conn.
 func (c *connection) Buffered() int { return c.gc.OutboundBuffered() }
 
-// Close implements comet.Conn.
-func (c *connection) Close() { _ = c.gc.EventLoop().Close(c.gc) }
+// Close implements comet.Conn. A client that was told why (by a bye packet, a
+// close frame or an HTTP status) gets time to read it: closing the socket while
+// the client sends would answer with a reset, which overtakes what it has not
+// read. A WebSocket client owes a close frame in return (RFC 6455, 7.1.1).
+func (c *connection) Close() {
+	told := c.session.Ver() >= wire.V2
+	if c.ws != nil {
+		told = !c.ws.answered
+	}
+	if !told {
+		_ = c.gc.EventLoop().Close(c.gc)
+		return
+	}
+	c.lingers = true
+	if (c.ws == nil || !c.ws.upgraded) && c.Buffered() == 0 {
+		closeWrite(c.gc.Fd())
+	}
+	c.bucket.Linger(c.session)
+}
+
+// farewell takes what a client sends that was told to go, until its answer.
+func (c *connection) farewell() {
+	buf, _ := c.gc.Peek(-1)
+	for c.ws != nil && c.ws.upgraded && len(buf) > 0 {
+		ev, n, err := c.ws.reader.Next(buf)
+		if n == 0 || err != nil {
+			break // the rest of a frame is of no interest either
+		}
+		if ev.Kind == ws.KindClose {
+			_ = c.gc.EventLoop().Close(c.gc)
+			return
+		}
+		buf = buf[n:]
+	}
+	_, _ = c.gc.Discard(-1)
+}
 
 // Reset implements comet.Conn: with linger 0 the kernel drops what is unsent.
 func (c *connection) Reset() {

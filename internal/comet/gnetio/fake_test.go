@@ -61,6 +61,7 @@ func (c *fakeConn) SetContext(v any)          { c.ctx = v }
 func (c *fakeConn) SetLinger(int) error       { return nil }
 func (c *fakeConn) InboundBuffered() int      { return len(c.in) }
 func (c *fakeConn) OutboundBuffered() int     { return 0 }
+func (c *fakeConn) Fd() int                   { return -1 }
 
 func (c *fakeConn) Peek(int) ([]byte, error) {
 	if c.peek != nil {
@@ -79,8 +80,11 @@ func (c *fakeConn) spoil() {
 }
 
 func (c *fakeConn) Discard(n int) (int, error) {
-	if c.closed || n <= 0 || n > len(c.in) {
+	if c.closed || n > len(c.in) {
 		panic("Discard of what is not there")
+	}
+	if n <= 0 { // all
+		n = len(c.in)
 	}
 	c.in = c.in[n:]
 	return n, nil

@@ -200,7 +200,7 @@ type roomsStream interface {
 	Recv() (*cometv1.RoomsUpdate, error)
 }
 
-func (f *fixture) rooms() (roomsStream, context.CancelFunc) {
+func (f *fixture) rooms(job string) (roomsStream, context.CancelFunc) {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
 	f.t.Cleanup(cancel)
@@ -208,7 +208,7 @@ func (f *fixture) rooms() (roomsStream, context.CancelFunc) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	if err := stream.Send(&cometv1.RoomsAck{Job: "job-1"}); err != nil {
+	if err := stream.Send(&cometv1.RoomsAck{Job: job}); err != nil {
 		f.t.Fatal(err)
 	}
 	return stream, cancel

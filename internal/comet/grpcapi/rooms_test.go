@@ -41,7 +41,7 @@ func TestRoomsSnapshotAndChanges(t *testing.T) {
 		a := f.loops[i%2].Open(t, 2, fmt.Sprintf(`{"key":"a%d"}`, i))
 		a.Send(2, wire.OpJoin, 2, join(t, i*rooms/3, (i+1)*rooms/3))
 	}
-	stream, _ := f.rooms()
+	stream, _ := f.rooms("job-1")
 	known := map[string]bool{}
 	apply := func(u *cometv1.RoomsUpdate) {
 		if len(u.Added)+len(u.Removed) > perUpdate {
@@ -92,11 +92,12 @@ func TestRoomsSnapshotAndChanges(t *testing.T) {
 	}
 }
 
-// A join waits for every job that watches, and for none that has gone.
+// A join waits for every job that watches. One whose stream broke has what it
+// missed in the snapshot of its next stream.
 func TestAcksGateJoins(t *testing.T) {
 	f := serve(t, func(c *comet.Config) { c.JoinTimeout = 10 * time.Second })
-	first, _ := f.rooms()
-	second, cancel := f.rooms()
+	first, _ := f.rooms("job-1")
+	second, cancel := f.rooms("job-2")
 	for _, s := range []roomsStream{first, second} {
 		if u := update(t, s); !u.SnapshotEnd || len(u.Added) != 0 {
 			t.Fatalf("%v", u)
@@ -122,7 +123,11 @@ func TestAcksGateJoins(t *testing.T) {
 	if len(other.Bodies(wire.OpHeartbeatReply)) != 1 || len(c.Bodies(wire.OpJoinReply)) != 0 {
 		t.Error("the join was told before both jobs know of it")
 	}
-	cancel() // that job is gone
+	cancel()
+	again, _ := f.rooms("job-2")
+	if u := update(t, again); !u.SnapshotEnd || !slices.Equal(u.Added, []string{"live://1"}) {
+		t.Fatalf("%v", u)
+	}
 	comettest.WaitFor(t, "the join reply", func() bool { return len(c.Bodies(wire.OpJoinReply)) == 1 })
 	if n := comettest.Count(t, f.metrics, "perseid_join_unconfirmed_total", ""); n != 0 {
 		t.Errorf("%v joins were told unconfirmed", n)
@@ -131,7 +136,7 @@ func TestAcksGateJoins(t *testing.T) {
 
 func TestCloseEndsRoomsStreams(t *testing.T) {
 	f := serve(t, nil)
-	stream, _ := f.rooms()
+	stream, _ := f.rooms("job-1")
 	update(t, stream)
 	f.api.Close()
 	if _, err := stream.Recv(); status.Code(err) != codes.Unavailable {

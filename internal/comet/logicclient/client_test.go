@@ -39,6 +39,8 @@ func answer[T proto.Message](ctx context.Context, s *server, req proto.Message) 
 	s.asked = append(s.asked, proto.Clone(req))
 	if s.hang {
 		<-ctx.Done()
+		var none T
+		return none, status.FromContextError(ctx.Err()).Err()
 	}
 	reply, _ := s.reply.(T)
 	return reply, s.err

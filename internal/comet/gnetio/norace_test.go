@@ -1,0 +1,8 @@
+//go:build !race
+
+package gnetio
+
+const (
+	crowdSize = 3000
+	slowdown  = 1
+)
