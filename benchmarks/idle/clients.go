@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -66,7 +67,6 @@ func connect(o *options, i int, addr string, isWS bool) (net.Conn, error) {
 	}
 	token := fmt.Sprintf(`{"mid":%d,"room_id":"live://%d","platform":"web","accepts":[1000,1001,1002]}`, i+1, i%o.Rooms)
 	out := wire.AppendPacket(nil, wire.Header{Ver: int16(o.Version), Op: wire.OpAuth, Seq: 1}, []byte(token))
-	skip := 0
 	if isWS {
 		const head = "GET /sub HTTP/1.1\r\nHost: idle\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nUser-Agent: Mozilla/5.0\r\n\r\n"
@@ -77,19 +77,37 @@ func connect(o *options, i int, addr string, isWS bool) (net.Conn, error) {
 			return nil, err
 		}
 		out = ws.AppendMaskedFrame(nil, ws.OpBinary, out, [4]byte{1, 2, 3, 4})
-		skip = 2
 	}
 	if _, err := conn.Write(out); err != nil {
 		return nil, err
 	}
-	reply := make([]byte, skip+wire.HeaderLen)
-	if _, err := io.ReadFull(conn, reply); err != nil {
+	if err := readReply(conn, isWS); err != nil {
 		return nil, err
 	}
-	if op := reply[skip+11]; op != byte(wire.OpAuthReply) {
-		return nil, fmt.Errorf("not an auth reply: %x", reply)
-	}
 	return conn, conn.SetDeadline(time.Time{})
+}
+
+// readReply reads the auth reply; it is below 64 KiB.
+func readReply(conn net.Conn, isWS bool) error {
+	head := make([]byte, wire.HeaderLen)
+	if isWS {
+		if _, err := io.ReadFull(conn, head[:2]); err != nil {
+			return err
+		}
+		if head[1] == 126 { // the length is in two more bytes
+			if _, err := io.ReadFull(conn, head[:2]); err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := io.ReadFull(conn, head); err != nil {
+		return err
+	}
+	if op := head[11]; op != byte(wire.OpAuthReply) {
+		return fmt.Errorf("not an auth reply: %x", head)
+	}
+	_, err := io.CopyN(io.Discard, conn, int64(binary.BigEndian.Uint32(head))-wire.HeaderLen)
+	return err
 }
 
 // readHead reads up to the blank line.
