@@ -133,12 +133,21 @@ func (f *Fleet) Churn(class int, perSecond float64) {
 	})
 }
 
+// releasedBuffer replaces a small receive buffer, so that reading on is quick.
+const releasedBuffer = 1 << 20
+
 // Release lets the connections of a class read all there is, from now on.
 func (f *Fleet) Release(class int) {
 	f.each(func(l *loop) {
 		for i := range l.conns {
-			if c := &l.conns[i]; int(c.class) == class && c.mode != readAtOnce {
-				c.mode = readBulk
+			c := &l.conns[i]
+			if int(c.class) != class || c.mode == readAtOnce {
+				continue
+			}
+			c.mode = readAtOnce
+			if c.state == stateReady {
+				_ = unix.SetsockoptInt(int(c.fd), unix.SOL_SOCKET, unix.SO_RCVBUF, releasedBuffer)
+				l.watch(c, i, unix.EPOLL_CTL_ADD, unix.EPOLLIN)
 			}
 		}
 		l.plan()

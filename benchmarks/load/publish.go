@@ -77,6 +77,8 @@ type PublishStats struct {
 	Accepted uint64
 	Targets  uint64 // addressees of accepted pushes, users counted one by one
 	Failed   map[string]int
+	// Unsent were due and could not be sent before the patience was over.
+	Unsent uint64
 	// API is from sending a request to its answer; Lag from when a message was
 	// due to its sending.
 	API Hist
@@ -168,11 +170,15 @@ func (p *Publisher) RunAt(ctx context.Context, beginNS int64, perSecond float64,
 		sum.Accepted += w.stats.Accepted
 		sum.Targets += w.stats.Targets
 		sum.Failed = addCounts(sum.Failed, w.stats.Failed)
+		sum.Unsent += w.stats.Unsent
 		sum.API.Merge(&w.stats.API)
 		sum.Lag.Merge(&w.stats.Lag)
 	}
 	return sum
 }
+
+// patience is how long after its time a Run still sends what was due before.
+func patience(lasting time.Duration) time.Duration { return time.Second + lasting/4 }
 
 func (p *Publisher) work(ctx context.Context, w *pushWorker, index int, beginNS int64, perSecond float64, lasting time.Duration, sent *atomic.Uint64) {
 	end := beginNS + int64(lasting)
@@ -187,6 +193,12 @@ func (p *Publisher) work(ctx context.Context, w *pushWorker, index int, beginNS 
 		now := p.clock.Now()
 		if perSecond == 0 {
 			due = now
+		} else if now > end+int64(patience(lasting)) {
+			for ; due < end; n++ {
+				w.stats.Unsent++
+				due = beginNS + int64(float64(index+(n+1)*len(p.workers))/perSecond*1e9)
+			}
+			return
 		}
 		t := &w.turns[w.at]
 		w.at = (w.at + 1) % len(w.turns)

@@ -113,7 +113,7 @@ func (b *bench) missed(st *Step) string {
 		return fmt.Sprintf("pushes failed: %v", st.Failed)
 	case st.Lost > 0 || silent > 0:
 		return fmt.Sprintf("%d lost, %d connections silent or closed", st.Lost, silent)
-	case b.overran(st):
+	case b.overran(st) || st.Unsent > 0:
 		return fmt.Sprintf("only %.1f messages/s were accepted", st.AcceptedPS)
 	case st.p99() > float64(b.opt.target)/1e6:
 		return fmt.Sprintf("p99 is %.1f ms", st.p99())

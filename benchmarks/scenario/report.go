@@ -56,6 +56,7 @@ type Step struct {
 	Targets   uint64         `json:"targets"`
 	TargetsPS float64        `json:"targets_per_second"`
 	Failed    map[string]int `json:"failed,omitempty"`
+	Unsent    uint64         `json:"not_sent,omitempty"` // due, but the publishers were too late
 
 	Expected       uint64  `json:"expected_deliveries"`
 	Delivered      uint64  `json:"delivered"`

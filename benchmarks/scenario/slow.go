@@ -16,7 +16,10 @@ func slowScenario() scenario {
 	}
 }
 
-const trickleBytes = 1024 // per second
+const (
+	trickleBytes = 1024 // per second
+	outcomeWait  = 15 * time.Second
+)
 
 func runSlow(ctx context.Context, b *bench) error {
 	o := &b.opt
@@ -73,12 +76,13 @@ func (b *bench) slowStep(ctx context.Context, rate float64, repeat, slow int) (p
 			return 0, err
 		}
 	}
-	bytes, changed := uint64(0), b.clock.Now()
+	bytes, began := uint64(0), b.clock.Now()
+	changed := began
 	s, err := load.Await(ctx, 50*time.Millisecond, func() (load.Stats, error) { return f.Stats(ctx) }, func(s *load.Stats) bool {
 		if s.Bytes != bytes {
 			bytes, changed = s.Bytes, s.AtNS
 		}
-		return s.Classes[1].Ready+s.Classes[2].Ready == 0 || s.AtNS-changed > int64(o.settle)
+		return s.Classes[1].Ready+s.Classes[2].Ready == 0 || s.AtNS-changed > int64(o.settle) || s.AtNS-began > int64(outcomeWait)
 	})
 	if err != nil {
 		return 0, err

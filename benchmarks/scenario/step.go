@@ -45,6 +45,7 @@ func (b *bench) publish(ctx context.Context, f *fleet, sources []source, beginNS
 	for i := range sources {
 		p.Accepted += stats[i].Accepted
 		p.Targets += stats[i].Targets
+		p.Unsent += stats[i].Unsent
 		for why, n := range stats[i].Failed {
 			p.Failed[why] += n
 		}
@@ -249,7 +250,7 @@ func connsOf(s *load.Stats) int {
 // result puts the numbers together.
 func (b *bench) result(plan *stepPlan, p *published, s *load.Stats, use *meterUse) Step {
 	st := Step{
-		Name: plan.name, Repeat: plan.repeat, AskedPerSec: plan.asked, Accepted: p.Accepted, Targets: p.Targets, Failed: p.Failed,
+		Name: plan.name, Repeat: plan.repeat, AskedPerSec: plan.asked, Accepted: p.Accepted, Targets: p.Targets, Failed: p.Failed, Unsent: p.Unsent,
 		Expected: p.expected, API: latencyOf(&p.API), Lag: latencyOf(&p.Lag), Limit: p.limit,
 		Processes: use.processes, Metrics: use.metrics, Clients: use.clients, System: use.system,
 	}
@@ -291,6 +292,9 @@ func (b *bench) bounds(st *Step) {
 	add := func(clients bool, format string, args ...any) {
 		st.BoundBy = append(st.BoundBy, fmt.Sprintf(format, args...))
 		st.ClientSide = st.ClientSide || clients
+	}
+	if st.Unsent > 0 {
+		add(false, "rate: %d messages were due and could not be sent", st.Unsent)
 	}
 	for why, n := range st.Failed {
 		add(false, "pushes: %d failed: %s", n, why)
