@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/perseid-im/perseid/internal/embedded"
@@ -91,12 +92,11 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 		return nil, err
 	}
 
-	list := []stage{{name: "embedded servers", stop: servers.Close}, directoryStage(dir, p)}
-	list = append(list, logicPart.stages()...)
-	// The job is last, so that it stops first: what is accepted while the
-	// clients leave stays in the log.
-	list = append(list, cometPart.stages()...)
-	list = append(list, jobPart.stages()...)
+	// The push API is last, so that it stops first, and then the job: what was
+	// accepted finds its clients still there.
+	list := slices.Concat(
+		[]stage{{name: "embedded servers", stop: servers.Close}, directoryStage(dir, p)},
+		logicPart.stages(), cometPart.stages(), jobPart.stages(), logicPart.pushStages())
 	return newApp("perseid", p, list, func() map[string]string {
 		addrs := cometPart.addrs()
 		delete(addrs, "grpc") // its own affair

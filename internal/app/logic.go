@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	kregistry "github.com/go-kratos/kratos/v2/registry"
@@ -82,7 +83,7 @@ func NewLogic(cfg LogicConfig, w io.Writer) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
-	list := append([]stage{directoryStage(dir, p)}, l.stages()...)
+	list := slices.Concat([]stage{directoryStage(dir, p)}, l.stages(), l.pushStages())
 	return newApp("logic", p, list, func() map[string]string {
 		addrs := l.addrs()
 		addrs["admin"] = p.admin.Addr()
@@ -156,6 +157,7 @@ func (l *logicParts) addrs() map[string]string {
 	return map[string]string{"http": l.httpL.Addr().String(), "grpc": l.grpcL.Addr().String()}
 }
 
+// stages are what comets and jobs need of a logic.
 func (l *logicParts) stages() []stage {
 	return []stage{
 		{
@@ -186,6 +188,12 @@ func (l *logicParts) stages() []stage {
 			run:  l.rpc.Start,
 			stop: l.rpc.Stop,
 		},
+	}
+}
+
+// pushStages open the push API; they come when everything else works.
+func (l *logicParts) pushStages() []stage {
+	return []stage{
 		{
 			name: "logic http",
 			run:  l.http.Start,
