@@ -93,7 +93,7 @@ func build(t *testing.T) string {
 		if built.dir, built.err = os.MkdirTemp("", "perseid-e2e-"); built.err != nil {
 			return
 		}
-		cmd := exec.Command("go", "build", "-o", built.dir+"/", "./cmd/comet", "./cmd/logic", "./cmd/job")
+		cmd := exec.Command("go", "build", "-o", built.dir+"/", "./cmd/comet", "./cmd/logic", "./cmd/job", "./cmd/perseid")
 		cmd.Dir = filepath.Join("..", "..")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			built.err = fmt.Errorf("go build: %w\n%s", err, out)
@@ -135,6 +135,12 @@ func (c *cluster) launch(kind, name string, sets ...string) *daemon {
 	for _, s := range append(common, sets...) {
 		args = append(args, "-set", s)
 	}
+	return c.exec(kind, name, args...)
+}
+
+// exec starts one of the programs.
+func (c *cluster) exec(kind, name string, args ...string) *daemon {
+	c.t.Helper()
 	d := &daemon{name: name, log: &logBuffer{}, addrs: map[string]string{}}
 	cmd := exec.Command(filepath.Join(c.bin, kind), args...)
 	cmd.Stderr = d.log

@@ -29,6 +29,7 @@ type crowd struct {
 	running  sync.WaitGroup
 	connects atomic.Int64
 	attempt  int // of waitReachable; over all its calls, so that no body comes twice
+	loads    int
 }
 
 // member is one client: key "c-<i>", user i+1, room live://<i modulo rooms>.
@@ -206,7 +207,9 @@ type load struct {
 func (c *crowd) load(hc *http.Client, producers int, pause time.Duration, bases func() []string) *load {
 	l := &load{bases: bases, hc: hc, accepted: map[string][]string{}, errors: map[string]int{}}
 	c.t.Cleanup(l.stop)
+	c.loads++
 	for p := range producers {
+		p += 1000 * c.loads // no body comes twice
 		l.running.Go(func() {
 			rnd := rand.New(rand.NewPCG(uint64(p), 7))
 			next := make([]int, len(c.members))
@@ -275,7 +278,7 @@ func (c *crowd) tally(l *load) (t tally) {
 			case seen[body]:
 				t.duplicates++
 			case ok && n < was:
-				t.inversions++
+				t.inversions++ // for the first time behind a later one; a copy is a duplicate
 			}
 			seen[body] = true
 			last[f[1]] = max(last[f[1]], n)
