@@ -32,7 +32,7 @@ type crowd struct {
 	loads    int
 }
 
-// member is one client: key "c-<i>", user i+1, room live://<i modulo rooms>.
+// member is one client: key "<name>-<i>", user mid+i, room live://<i modulo rooms>.
 type member struct {
 	key, room string
 	mid       int64
@@ -47,11 +47,16 @@ type member struct {
 }
 
 func newCrowd(t *testing.T, ver int16, size, rooms int, pick func() string) *crowd {
+	return newCrowdOf(t, "c", 1, ver, size, rooms, pick)
+}
+
+// newCrowdOf is newCrowd beside another crowd.
+func newCrowdOf(t *testing.T, name string, mid int64, ver int16, size, rooms int, pick func() string) *crowd {
 	c := &crowd{t: t, ver: ver, pick: pick}
 	c.stopped, c.stop = context.WithCancel(context.Background())
 	t.Cleanup(c.close)
 	for i := range size {
-		m := &member{key: fmt.Sprintf("c-%d", i), mid: int64(i + 1), arrived: map[string]bool{}}
+		m := &member{key: fmt.Sprintf("%s-%d", name, i), mid: mid + int64(i), arrived: map[string]bool{}}
 		if rooms > 0 {
 			m.room = fmt.Sprintf("live://%d", i%rooms)
 		}
@@ -287,6 +292,9 @@ func (c *crowd) tally(l *load) (t tally) {
 	}
 	return t
 }
+
+// containsState tells whether an answer of /v1/push has a target in the state.
+func containsState(answer, state string) bool { return strings.Contains(answer, `"state":"`+state+`"`) }
 
 // outcomes sums a job's counts, by outcome.
 func outcomes(t *testing.T, hc *http.Client, jobs ...*daemon) (sum float64, by map[string]float64) {
