@@ -164,7 +164,8 @@ func newCometParts(cfg CometConfig, p *process, dir registry.Directory, reserve 
 		kgrpc.WithOptions(
 			grpc.WithNoProxy(),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
-			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}),
+			// A logic that hangs costs every other auth until this notices.
+			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}),
 		),
 	)
 	if err != nil {
