@@ -70,6 +70,9 @@ type membership struct {
 	pos  int32 // index in room.members
 }
 
+// Bucket is what the session belongs to.
+func (s *Session) Bucket() *Bucket { return s.bucket }
+
 // ID is the session's id, unique within the incarnation of the comet.
 func (s *Session) ID() uint64 { return s.id }
 

@@ -17,23 +17,26 @@ import (
 const maxHandshakeBytes = 8 << 10
 
 // connection ties a gnet connection to its session. It belongs to the loop.
+// There is one for each client, so it is kept within 64 bytes.
 type connection struct {
-	server  *Server
-	gc      gnet.Conn
-	bucket  *comet.Bucket
-	session *comet.Session
-	ws      *webSocket // nil on TCP
-	lingers bool       // the session has ended, the peer has been told and may answer
+	gc        gnet.Conn
+	server    *Server
+	session   *comet.Session
+	reader    ws.Reader // of a WebSocket
+	waiting   *waiting  // nil when nothing waits
+	websocket bool
+	upgraded  bool // the handshake is done
+	answered  bool // the peer has sent a close frame
+	lingers   bool // the session has ended, the peer has been told and may answer
 }
 
-// webSocket is the part of a connection that only WebSocket has.
-type webSocket struct {
-	reader   ws.Reader
-	upgraded bool
-	answered bool // the peer has sent a close frame
-	cookie   string
-	rest     []byte // packets of a message behind one that paused the session
+// waiting is what a WebSocket holds for a session that is not ready for it.
+type waiting struct {
+	cookie string // for the auth packet
+	rest   []byte // packets of a message behind one that paused the session
 }
+
+func (c *connection) bucket() *comet.Bucket { return c.session.Bucket() }
 
 // OnOpen starts a session, or refuses the connection.
 func (s *Server) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
@@ -42,12 +45,11 @@ func (s *Server) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 		s.log.Error("no bucket for an event loop", "error", err)
 		return nil, gnet.Close
 	}
-	c := &connection{server: s, gc: gc, bucket: b}
+	c := &connection{server: s, gc: gc, websocket: s.isWebSocket(gc)}
 	framing := comet.Stream
-	if s.isWebSocket(gc) {
+	if c.websocket {
 		framing = comet.WebSocket
-		c.ws = &webSocket{}
-		c.ws.reader.Init(wire.HeaderLen + wire.MaxBodyV1)
+		c.reader.Init(wire.HeaderLen + wire.MaxBodyV1)
 	}
 	c.session = b.Open(c, framing, remoteIP(gc))
 	if c.session == nil {
@@ -77,7 +79,7 @@ func remoteIP(gc gnet.Conn) netip.Addr {
 // OnClose ends the session.
 func (s *Server) OnClose(gc gnet.Conn, _ error) gnet.Action {
 	if c, ok := gc.Context().(*connection); ok {
-		c.bucket.Protect(nil, func() { c.bucket.Closed(c.session) })
+		c.bucket().Protect(nil, func() { c.bucket().Closed(c.session) })
 	}
 	return gnet.None
 }
@@ -89,17 +91,17 @@ func (s *Server) OnTraffic(gc gnet.Conn) gnet.Action {
 		return gnet.Close
 	}
 	s.read(c)
-	c.bucket.Flush()
+	c.bucket().Flush()
 	return gnet.None
 }
 
 func (s *Server) read(c *connection) {
 	if c.lingers {
-		c.bucket.Protect(nil, c.farewell)
+		c.bucket().Protect(nil, c.farewell)
 		return
 	}
-	c.bucket.Protect(c.session, func() {
-		if c.ws != nil {
+	c.bucket().Protect(c.session, func() {
+		if c.websocket {
 			s.readWebSocket(c)
 			return
 		}
@@ -114,7 +116,7 @@ func (s *Server) read(c *connection) {
 	// A paused session answers later; a client that goes on sending meanwhile
 	// is bounded by what one packet may be.
 	if c.gc.InboundBuffered() > c.session.MaxMessage()+maxHandshakeBytes {
-		c.bucket.Close(c.session, comet.Limits)
+		c.bucket().Close(c.session, comet.Limits)
 	}
 }
 
@@ -125,14 +127,14 @@ func (s *Server) readStream(c *connection) {
 	for !c.session.Paused() && !c.session.Closed() {
 		p, n, err := c.session.Decoder().Next(buf[taken:])
 		if err != nil {
-			c.bucket.Malformed(c.session, err)
+			c.bucket().Malformed(c.session, err)
 			return
 		}
 		if n == 0 {
 			break
 		}
 		taken += n
-		c.bucket.Packet(c.session, p, "")
+		c.bucket().Packet(c.session, p, "")
 	}
 	c.discard(taken)
 }
@@ -141,26 +143,26 @@ func (s *Server) readStream(c *connection) {
 func (s *Server) readWebSocket(c *connection) {
 	buf, _ := c.gc.Peek(-1)
 	taken := 0
-	if !c.ws.upgraded {
+	if !c.upgraded {
 		n, ok := s.upgrade(c, buf)
 		if !ok {
 			return
 		}
 		taken = n
 	}
-	if len(c.ws.rest) > 0 && !c.session.Paused() {
-		rest := c.ws.rest
-		c.ws.rest = nil
+	if c.waiting != nil && len(c.waiting.rest) > 0 && !c.session.Paused() {
+		rest := c.waiting.rest
+		c.waiting = nil
 		c.message(rest)
 	}
 	for !c.session.Paused() && !c.session.Closed() {
-		ev, n, err := c.ws.reader.Next(buf[taken:])
+		ev, n, err := c.reader.Next(buf[taken:])
 		if err != nil {
 			var pe *ws.ProtocolError
 			if errors.As(err, &pe) {
-				c.bucket.FailWebSocket(c.session, pe.Code, pe.Reason)
+				c.bucket().FailWebSocket(c.session, pe.Code, pe.Reason)
 			} else {
-				c.bucket.Malformed(c.session, err)
+				c.bucket().Malformed(c.session, err)
 			}
 			return
 		}
@@ -172,10 +174,10 @@ func (s *Server) readWebSocket(c *connection) {
 		case ws.KindMessage:
 			c.message(ev.Payload)
 		case ws.KindPing:
-			c.bucket.Control(c.session, ws.OpPong, ev.Payload)
+			c.bucket().Control(c.session, ws.OpPong, ev.Payload)
 		case ws.KindClose:
-			c.ws.answered = true
-			c.bucket.PeerClosing(c.session, ev.Code)
+			c.answered = true
+			c.bucket().PeerClosing(c.session, ev.Code)
 		}
 	}
 	c.discard(taken)
@@ -199,11 +201,14 @@ func (s *Server) upgrade(c *connection, buf []byte) (n int, ok bool) {
 	}
 	if err != nil {
 		c.Write(ws.AppendHandshakeError(nil, err))
-		c.bucket.Malformed(c.session, err)
+		c.bucket().Malformed(c.session, err)
 		return 0, false
 	}
-	c.ws.upgraded, c.ws.cookie = true, h.Cookie
-	c.bucket.Upgraded(c.session, ws.AppendUpgrade(nil, h))
+	c.upgraded = true
+	if h.Cookie != "" {
+		c.waiting = &waiting{cookie: h.Cookie}
+	}
+	c.bucket().Upgraded(c.session, ws.AppendUpgrade(nil, h))
 	return n, true
 }
 
@@ -211,22 +216,26 @@ func (s *Server) upgrade(c *connection, buf []byte) (n int, ok bool) {
 // one in version 1, where goim ignores what follows it, and any number in
 // version 2.
 func (c *connection) message(payload []byte) {
+	cookie := ""
+	if c.waiting != nil {
+		cookie = c.waiting.cookie
+	}
 	for {
 		p, n, err := c.session.Decoder().Next(payload)
 		if err == nil && n == 0 {
 			err = errShortMessage
 		}
 		if err != nil {
-			c.bucket.Malformed(c.session, err)
+			c.bucket().Malformed(c.session, err)
 			return
 		}
-		c.bucket.Packet(c.session, p, c.ws.cookie)
+		c.bucket().Packet(c.session, p, cookie)
 		payload = payload[n:]
 		switch {
 		case len(payload) == 0 || c.session.Closed() || c.session.Ver() < wire.V2:
 			return
 		case c.session.Paused():
-			c.ws.rest = append([]byte(nil), payload...)
+			c.waiting = &waiting{rest: append([]byte(nil), payload...)}
 			return
 		}
 	}
@@ -247,25 +256,25 @@ func (c *connection) Buffered() int { return c.gc.OutboundBuffered() }
 // read. A WebSocket client owes a close frame in return (RFC 6455, 7.1.1).
 func (c *connection) Close() {
 	told := c.session.Ver() >= wire.V2
-	if c.ws != nil {
-		told = !c.ws.answered
+	if c.websocket {
+		told = !c.answered
 	}
 	if !told {
 		_ = c.gc.EventLoop().Close(c.gc)
 		return
 	}
 	c.lingers = true
-	if (c.ws == nil || !c.ws.upgraded) && c.Buffered() == 0 {
+	if !c.upgraded && c.Buffered() == 0 {
 		closeWrite(c.gc.Fd())
 	}
-	c.bucket.Linger(c.session)
+	c.bucket().Linger(c.session)
 }
 
 // farewell takes what a client sends that was told to go, until its answer.
 func (c *connection) farewell() {
 	buf, _ := c.gc.Peek(-1)
-	for c.ws != nil && c.ws.upgraded && len(buf) > 0 {
-		ev, n, err := c.ws.reader.Next(buf)
+	for c.upgraded && len(buf) > 0 {
+		ev, n, err := c.reader.Next(buf)
 		if n == 0 || err != nil {
 			break // the rest of a frame is of no interest either
 		}
@@ -286,11 +295,13 @@ func (c *connection) Reset() {
 
 // Resume implements comet.Conn. It runs on the loop, outside of a read event.
 func (c *connection) Resume() {
-	if c.ws != nil {
-		c.ws.reader.SetMaxMessage(c.session.MaxMessage())
-		c.ws.cookie = ""
+	if c.websocket {
+		c.reader.SetMaxMessage(c.session.MaxMessage())
+		if c.waiting != nil && len(c.waiting.rest) == 0 {
+			c.waiting = nil // the cookie was for auth
+		}
 	}
-	if c.gc.InboundBuffered() > 0 || (c.ws != nil && len(c.ws.rest) > 0) {
+	if c.gc.InboundBuffered() > 0 || c.waiting != nil {
 		c.server.read(c)
 	}
 }
