@@ -154,16 +154,13 @@ func draw(c *chartSpec, lines []line) ([]byte, error) {
 	for i, l := range lines {
 		drawLine(&b, &x, &y, i, l)
 	}
+	legend(&b, lines)
 	b.WriteString("</svg>\n")
 	return b.Bytes(), nil
 }
 
 func drawLine(b *bytes.Buffer, x, y *axis, i int, l line) {
-	dash := ""
-	if l.dashed {
-		dash = ` stroke-dasharray="6 4"`
-	}
-	fmt.Fprintf(b, `<polyline fill="none" stroke="%s" stroke-width="2"%s points="`, colour(i), dash)
+	fmt.Fprintf(b, `<polyline fill="none" stroke="%s" stroke-width="2"%s points="`, colour(i), l.dash())
 	for _, p := range l.points {
 		fmt.Fprintf(b, "%.1f,%.1f ", x.at(p[0]), y.at(p[1]))
 	}
@@ -171,6 +168,24 @@ func drawLine(b *bytes.Buffer, x, y *axis, i int, l line) {
 	for _, p := range l.points {
 		fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="3" fill="%s"><title>%s: %s at %s</title></circle>`+"\n", x.at(p[0]), y.at(p[1]), colour(i), text(l.label), number(p[1]), number(p[0]))
 	}
-	at := top + 14 + 16*i
-	fmt.Fprintf(b, `<path d="M%d %d h24" stroke="%s" stroke-width="2"%s/><text x="%d" y="%d">%s</text>`+"\n", left+12, at-4, colour(i), dash, left+42, at, text(l.label))
+}
+
+// legend stands over the lines, on a ground that they shine through.
+func legend(b *bytes.Buffer, lines []line) {
+	longest := 0
+	for _, l := range lines {
+		longest = max(longest, len(l.label))
+	}
+	fmt.Fprintf(b, `<rect x="%d" y="%d" width="%d" height="%d" fill="#fff" fill-opacity="0.8"/>`+"\n", left+6, top+2, 48+7*longest, 16*len(lines)+4)
+	for i, l := range lines {
+		at := top + 14 + 16*i
+		fmt.Fprintf(b, `<path d="M%d %d h24" stroke="%s" stroke-width="2"%s/><text x="%d" y="%d">%s</text>`+"\n", left+12, at-4, colour(i), l.dash(), left+42, at, text(l.label))
+	}
+}
+
+func (l *line) dash() string {
+	if l.dashed {
+		return ` stroke-dasharray="6 4"`
+	}
+	return ""
 }

@@ -137,6 +137,7 @@ type Stats struct {
 	Heartbeats      uint64
 	HeartbeatEchoes uint64
 	Auth            Hist           // from connect to the answer, of all connections ever opened
+	LastAuthNS      int64          // when the latest connection got ready
 	Failures        map[string]int // connections that did not get ready, by reason
 	Pending         int            // connections that are not open yet
 	LoopCPU         []time.Duration
@@ -158,6 +159,7 @@ func (s *Stats) merge(o *Stats) {
 	s.Heartbeats += o.Heartbeats
 	s.HeartbeatEchoes += o.HeartbeatEchoes
 	s.Auth.Merge(&o.Auth)
+	s.LastAuthNS = max(s.LastAuthNS, o.LastAuthNS)
 	s.Failures = addCounts(s.Failures, o.Failures)
 	s.Pending += o.Pending
 	s.LoopCPU = append(s.LoopCPU, o.LoopCPU...)

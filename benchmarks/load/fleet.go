@@ -100,7 +100,7 @@ func (f *Fleet) Stats() Stats {
 	f.each(func(l *loop) {
 		one := Stats{
 			Bytes: l.bytes, Reads: l.reads, Heartbeats: l.beats, HeartbeatEchoes: l.eat.echoes,
-			Auth: l.auth.Clone(), Failures: addCounts(nil, l.failures), Pending: len(l.toOpen) + l.inFlight,
+			Auth: l.auth.Clone(), LastAuthNS: l.lastAuth, Failures: addCounts(nil, l.failures), Pending: len(l.toOpen) + l.inFlight,
 			LoopCPU: []time.Duration{time.Duration(threadCPU())}, DrainMax: l.drainMax, AtNS: l.clock.Now(),
 		}
 		for i := range l.eat.classes {

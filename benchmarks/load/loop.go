@@ -39,6 +39,7 @@ type loop struct {
 
 	reads, bytes, beats uint64
 	auth                Hist
+	lastAuth            int64
 	failures            map[string]int
 	drainMax            time.Duration
 

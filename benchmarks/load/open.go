@@ -151,7 +151,8 @@ func (l *loop) onAuth(ci int) {
 	c := &l.conns[ci]
 	l.inFlight--
 	c.state = stateReady
-	l.auth.Record(l.clock.Now() - c.opened)
+	l.lastAuth = l.clock.Now()
+	l.auth.Record(l.lastAuth - c.opened)
 	l.eat.classes[c.class].Ready++
 	if c.mode != readAtOnce {
 		if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(c.fd), nil); err != nil {

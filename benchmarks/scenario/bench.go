@@ -88,12 +88,15 @@ func (b *bench) open(ctx context.Context, name string, f *fleet, procs []process
 	for i := range f.cfg.Classes {
 		total += f.cfg.Classes[i].Conns
 	}
+	if err := b.calm(ctx); err != nil {
+		return err
+	}
 	meter, err := b.startMeter(ctx, f, procs)
 	if err != nil {
 		return err
 	}
 	defer meter.stop()
-	began := time.Now()
+	beganNS := b.clock.Now()
 	var s load.Stats
 	for attempt := range maxAttempts {
 		if err := f.Open(ctx, load.Ramp{InFlight: b.opt.inFlight, PerSecond: b.opt.connectRate}); err != nil {
@@ -110,7 +113,7 @@ func (b *bench) open(ctx context.Context, name string, f *fleet, procs []process
 			break
 		}
 	}
-	took := time.Since(began)
+	took := time.Duration(max(1, s.LastAuthNS-beganNS))
 	use, err := meter.read(ctx, &s)
 	if err != nil {
 		return err

@@ -65,7 +65,7 @@ func (b *bench) idleStep(ctx context.Context, f *fleet, repeat int, before map[s
 	idle := &IdleResult{
 		Conns: ready(&s), Heartbeats: s.Heartbeats, Echoes: s.HeartbeatEchoes,
 		ResidentPerConn: map[string]float64{}, TotalPerConn: map[string]float64{}, CoresByName: map[string]float64{},
-		KernelPerConn: round(float64(st.System.TCPMemoryBytes-began.System.TCPMemoryBefore)/conns, 1),
+		KernelPerConn: round(float64(st.System.TCPMemoryBytes-began.System.TCPMemoryBefore+st.System.SlabBytes-began.System.SlabBefore)/conns, 1),
 	}
 	for i := range st.Processes {
 		u, base := &st.Processes[i], began.Processes[i].RSSBefore

@@ -16,6 +16,7 @@ type meter struct {
 	rss     []int64
 	machine machineTimes
 	tcp     int64
+	slab    int64
 	loops   []time.Duration
 	clients time.Duration
 	self    time.Duration
@@ -49,6 +50,7 @@ func (b *bench) startMeter(ctx context.Context, f *fleet, procs []process) (*met
 	m.metrics = b.scrape(ctx)
 	m.loops, m.clients, m.self = s.LoopCPU, s.ProcessCPU, ownCPU()
 	_, m.tcp = sockets()
+	m.slab = slab()
 	m.began = time.Now()
 	m.machine = readMachineTimes()
 	for i, p := range procs {
@@ -59,6 +61,48 @@ func (b *bench) startMeter(ctx context.Context, f *fleet, procs []process) (*met
 	}
 	m.sampler.Go(m.sample)
 	return m, nil
+}
+
+// Servers are calm when they use less than calmCores together.
+const (
+	calmCores = 0.25
+	calmEvery = 250 * time.Millisecond
+)
+
+// calm waits until the servers are done with what came before: connections
+// that ended, a backlog. It gives up after -calm.
+func (b *bench) calm(ctx context.Context) error {
+	if len(b.procs) == 0 || b.opt.calm <= 0 {
+		return nil
+	}
+	tick := time.NewTicker(calmEvery)
+	defer tick.Stop()
+	began, last, before := time.Now(), time.Now(), -1.0
+	for {
+		used := 0.0
+		for _, p := range b.procs {
+			t, err := p.times()
+			if err != nil {
+				return err
+			}
+			used += t.total()
+		}
+		cores := (used - before) / time.Since(last).Seconds()
+		if before >= 0 && cores < calmCores {
+			return nil
+		}
+		if time.Since(began) > b.opt.calm {
+			b.note("the servers were not calm before a step: they used %.2f cores", cores)
+			return nil
+		}
+		before, last = used, time.Now()
+		b.line.show("waiting for the servers to be calm")
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 func (m *meter) sample() {
@@ -127,6 +171,7 @@ func (m *meter) read(ctx context.Context, s *load.Stats) (meterUse, error) {
 	y.Load1 = load1()
 	y.TCPSockets, y.TCPMemoryBytes = sockets()
 	y.TCPMemoryBefore = m.tcp
+	y.SlabBytes, y.SlabBefore = slab(), m.slab
 	use.metrics = changes(m.metrics, m.b.scrape(ctx))
 	return use, nil
 }

@@ -30,6 +30,7 @@ type options struct {
 	rates      floats
 	duration   time.Duration
 	settle     time.Duration
+	calm       time.Duration
 	publishers int
 	body       int
 	repeat     int
@@ -112,7 +113,7 @@ func common() options {
 	return options{
 		path: "/sub", transport: "tcp", conns: 10_000, procs: 1, loops: 1, sources: 8, timed: 200,
 		drain: 200 * time.Millisecond, heartbeat: 4 * time.Minute, authTimeout: 30 * time.Second, inFlight: 256,
-		rates: floats{10}, duration: 10 * time.Second, settle: 3 * time.Second, publishers: 16, body: 12, repeat: 1,
+		rates: floats{10}, duration: 10 * time.Second, settle: 3 * time.Second, calm: 10 * time.Second, publishers: 16, body: 12, repeat: 1,
 		rooms: 100, members: 100, batch: 1, route: "goim", churn: 500, smallRate: 100, churners: 2000, of: "room", slow: 1, slowBuffer: 4096, target: 120 * time.Millisecond,
 		writers: 2, firstMid: 1, timeout: 30 * time.Minute,
 	}
@@ -138,6 +139,7 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.Var(&o.rates, "rate", "`LIST` of messages per second, one step each; 0 = the next when the last is answered")
 	fs.DurationVar(&o.duration, "duration", o.duration, "time of one step")
 	fs.DurationVar(&o.settle, "settle", o.settle, "how long nothing may arrive before what is missing counts as lost")
+	fs.DurationVar(&o.calm, "calm", o.calm, "how long to wait before each step until the servers use less than a quarter of a core")
 	fs.IntVar(&o.publishers, "publishers", o.publishers, "connections to the push API; each sends one push after the other")
 	fs.IntVar(&o.body, "body", o.body, "bytes of a body; 12 or more; a header of 16 goes before it")
 	fs.IntVar(&o.repeat, "repeat", o.repeat, "how often all steps are run; the summary has the medians")

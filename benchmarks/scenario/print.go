@@ -48,14 +48,19 @@ func (r *Report) Print(w io.Writer) {
 	fmt.Fprintf(w, "%s, commit %.16s, %d cores %s, Linux %s, %s\n", r.Scenario, r.Commit, r.Machine.Cores, r.Machine.CPU, r.Machine.Kernel, r.Machine.Go)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	if len(r.Connects) > 0 {
-		fmt.Fprintln(t, "connect\tconnections\tper s\tp50 ms\tp99 ms\tmax ms\tfailed attempts\t")
+		fmt.Fprintln(t, "connect\tconnections\tper s\tp50 ms\tp99 ms\tmax ms\tfailed attempts\tCPU us each, most MB resident\t")
 		for i := range r.Connects {
 			c := &r.Connects[i]
 			failed := 0
 			for _, n := range c.Failures {
 				failed += n
 			}
-			fmt.Fprintf(t, "%s\t%d\t%.0f\t%.1f\t%.1f\t%.1f\t%d\t\n", c.Name, c.Ready, c.PerSecond, c.Auth.P50, c.Auth.P99, c.Auth.Max, failed)
+			use := []string{}
+			for k := range c.Processes {
+				u := &c.Processes[k]
+				use = append(use, fmt.Sprintf("%s %.0f, %.0f", u.Name, u.CPUSeconds/float64(max(1, c.Ready))*1e6, float64(u.MaxRSSBytes)/1e6))
+			}
+			fmt.Fprintf(t, "%s\t%d\t%.0f\t%.1f\t%.1f\t%.1f\t%d\t%s\t\n", c.Name, c.Ready, c.PerSecond, c.Auth.P50, c.Auth.P99, c.Auth.Max, failed, strings.Join(use, "; "))
 		}
 		fmt.Fprintln(t)
 	}

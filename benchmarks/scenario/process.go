@@ -111,6 +111,9 @@ func sockets() (count, memory int64) {
 	return count, memory
 }
 
+// slab is the kernel's own memory, in which the sockets are.
+func slab() int64 { return kilobytes(field(readText("/proc/meminfo"), "Slab")) }
+
 func load1() float64 {
 	v, _ := strconv.ParseFloat(strings.Fields(readText("/proc/loadavg") + " 0")[0], 64)
 	return v

@@ -137,9 +137,11 @@ type IdleResult struct {
 	TotalPerConn    map[string]float64 `json:"whole_process_bytes_per_connection"`
 	Goroutines      map[string]float64 `json:"goroutines_per_connection,omitempty"`
 	CoresByName     map[string]float64 `json:"cores"` // of the heartbeats
-	KernelPerConn   float64            `json:"kernel_socket_bytes_per_connection"`
-	Heartbeats      uint64             `json:"heartbeats"`
-	Echoes          uint64             `json:"heartbeat_replies"`
+	// KernelPerConn is what the kernel's slab and the socket buffers grew by,
+	// for both ends of a connection.
+	KernelPerConn float64 `json:"kernel_bytes_per_connection"`
+	Heartbeats    uint64  `json:"heartbeats"`
+	Echoes        uint64  `json:"heartbeat_replies"`
 }
 
 // ProcessUse is what a server process used.
@@ -176,6 +178,8 @@ type SystemUse struct {
 	TCPSockets      int64   `json:"tcp_sockets"`
 	TCPMemoryBytes  int64   `json:"tcp_memory_bytes"`
 	TCPMemoryBefore int64   `json:"tcp_memory_before_bytes"`
+	SlabBytes       int64   `json:"kernel_slab_bytes"`
+	SlabBefore      int64   `json:"kernel_slab_before_bytes"`
 }
 
 func ms(ns int64) float64 { return round(float64(ns)/1e6, 4) }

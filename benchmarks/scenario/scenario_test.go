@@ -38,6 +38,7 @@ func clean(t *testing.T, st *Step) {
 }
 
 func TestRoom(t *testing.T) {
+	t.Parallel()
 	r, code := run(t, newGoim(t), "room", "-rate", "50,0", "-procs", "2", "-repeat", "2")
 	if code != 0 || len(r.Steps) != 4 || len(r.Connects) != 1 || r.Connects[0].Ready != 40 {
 		t.Fatalf("code %d, %+v", code, r)
@@ -65,6 +66,7 @@ func TestRoom(t *testing.T) {
 
 // A server that drops is found out, by class and per cent.
 func TestLossIsReported(t *testing.T) {
+	t.Parallel()
 	g := newGoim(t)
 	g.drop = func(mid int64, message int) bool { return mid == 7 && message >= 15 || mid == 9 && message == 3 }
 	r, code := run(t, g, "room", "-rate", "50")
@@ -75,7 +77,7 @@ func TestLossIsReported(t *testing.T) {
 }
 
 func TestOtherScenarios(t *testing.T) {
-	g := newGoim(t)
+	t.Parallel()
 	for name, flags := range map[string][]string{
 		"rooms":   {"-rooms", "5", "-rate", "50"},
 		"mixed":   {"-rooms", "4", "-members", "3", "-rate", "20", "-small-rate", "40"},
@@ -84,7 +86,8 @@ func TestOtherScenarios(t *testing.T) {
 		"limit":   {"-rate", "50,0", "-writers", "2"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, code := run(t, g, name, flags...)
+			t.Parallel()
+			r, code := run(t, newGoim(t), name, flags...)
 			if code != 0 || len(r.Steps) == 0 {
 				t.Fatalf("code %d, %+v", code, r)
 			}
@@ -110,6 +113,7 @@ func TestOtherScenarios(t *testing.T) {
 }
 
 func TestRoomBesideTheBareLoop(t *testing.T) {
+	t.Parallel()
 	r, code := run(t, newGoim(t), "room", "-limit", "-rate", "50", "-repeat", "2")
 	if code != 0 || len(r.Steps) != 4 || r.Steps[0].Limit == nil || r.Steps[1].Limit != nil {
 		t.Fatalf("code %d, %+v", code, r)
@@ -120,6 +124,7 @@ func TestRoomBesideTheBareLoop(t *testing.T) {
 }
 
 func TestConnect(t *testing.T) {
+	t.Parallel()
 	r, code := run(t, newGoim(t), "connect", "-repeat", "2")
 	if code != 0 || len(r.Connects) != 2 || r.Connects[1].Auth.Count != 40 || r.Results["connections/s"] <= 0 {
 		t.Errorf("code %d, %+v", code, r)
@@ -127,6 +132,7 @@ func TestConnect(t *testing.T) {
 }
 
 func TestIdle(t *testing.T) {
+	t.Parallel()
 	r, code := run(t, newGoim(t), "idle", "-heartbeat", "100ms")
 	if code != 0 || len(r.Steps) != 1 || r.Steps[0].Idle == nil {
 		t.Fatalf("code %d, %+v", code, r)
@@ -137,6 +143,7 @@ func TestIdle(t *testing.T) {
 }
 
 func TestChurn(t *testing.T) {
+	t.Parallel()
 	r, code := run(t, newGoim(t), "churn", "-churners", "10", "-churn", "50", "-rate", "50")
 	if code != 0 || len(r.Steps) != 2 {
 		t.Fatalf("code %d, %+v", code, r)
@@ -152,6 +159,7 @@ func TestChurn(t *testing.T) {
 }
 
 func TestSlow(t *testing.T) {
+	t.Parallel()
 	r, code := run(t, newGoim(t), "slow", "-slow", "5", "-rate", "100", "-timed", "5")
 	if code != 0 || len(r.Steps) != 2 {
 		t.Fatalf("code %d, %+v", code, r)
@@ -162,6 +170,7 @@ func TestSlow(t *testing.T) {
 }
 
 func TestCapacity(t *testing.T) {
+	t.Parallel()
 	g := newGoim(t)
 	r, code := run(t, g, "capacity", "-rate", "20", "-target", "100us")
 	if code != 0 || len(r.Notes) == 0 || r.Results["highest messages/s"] != 0 {
@@ -177,6 +186,7 @@ func TestCapacity(t *testing.T) {
 
 // A server that does not answer ends a run in time, with a report that says so.
 func TestTimeout(t *testing.T) {
+	t.Parallel()
 	g := newGoim(t)
 	g.silent = true
 	began := time.Now()
@@ -188,6 +198,7 @@ func TestTimeout(t *testing.T) {
 
 // So does the end of its context, in the middle of a step.
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	g := newGoim(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -201,6 +212,7 @@ func TestCancel(t *testing.T) {
 }
 
 func TestBadFlags(t *testing.T) {
+	t.Parallel()
 	for flags, want := range map[string]string{
 		"":                                   "Usage",
 		"dance":                              "unknown scenario",
@@ -223,6 +235,7 @@ func TestBadFlags(t *testing.T) {
 
 // The form of the report is a contract: charts and comparisons read it.
 func TestReportGolden(t *testing.T) {
+	t.Parallel()
 	r := Report{
 		Scenario: "room", Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), TookSeconds: 12.5, Command: []string{"perseid", "bench", "room"}, Commit: "c0ffee",
 		Machine:  Machine{CPU: "a CPU", Cores: 2, MemoryBytes: 1 << 30, Kernel: "6.1", Go: "go1.26", OpenFiles: 20000, TCPMem: "1 2 3"},
@@ -276,6 +289,7 @@ func TestReportGolden(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	read := func(text string) map[string]sample {
 		all := map[string]sample{}
 		readMetrics(strings.NewReader(text), "comet", all)
@@ -297,6 +311,7 @@ func TestMetrics(t *testing.T) {
 }
 
 func TestMembersOfRooms(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{1, 7, 40} {
 		for rooms := 1; rooms <= n; rooms++ {
 			counts := make([]int, rooms)

@@ -159,6 +159,6 @@ func (g *goim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (g *goim) flags() []string {
 	return []string{
 		"-tcp", g.tcp.Addr().String(), "-http", strings.TrimPrefix(g.http.URL, "http://"), "-quiet", "-o", "-", "-pid", "goim=" + strconv.Itoa(os.Getpid()),
-		"-conns", "40", "-timed", "10", "-duration", "400ms", "-settle", "300ms", "-drain", "20ms", "-publishers", "4", "-commit", "c0ffee", "-timeout", "1m",
+		"-conns", "40", "-timed", "10", "-duration", "400ms", "-settle", "300ms", "-drain", "20ms", "-publishers", "4", "-commit", "c0ffee", "-timeout", "1m", "-calm", "0s",
 	}
 }

@@ -105,6 +105,9 @@ const leadTime = 100 * time.Millisecond
 
 // step measures one stretch of publishing, to the last delivery.
 func (b *bench) step(ctx context.Context, f *fleet, plan stepPlan, do work) (*Step, error) {
+	if err := b.calm(ctx); err != nil {
+		return nil, err
+	}
 	meter, err := b.startMeter(ctx, f, plan.procs)
 	if err != nil {
 		return nil, err
