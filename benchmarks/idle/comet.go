@@ -48,8 +48,7 @@ func (logic) Leave(context.Context, edge.Node) error { return nil }
 
 // comet runs until its standard input ends; each line of it is a command that
 // is answered with a Memory.
-func comet(o *options) error {
-	ctx := context.Background()
+func comet(ctx context.Context, o *options) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	g, err := edge.New(edge.DefaultConfig(), edge.Node{Name: "idle", Incarnation: 1}, edge.NodeInfo{}, o.Conns+100,
 		edge.Deps{Logic: logic{}, Log: log, Metrics: obs.NewMetrics(), Clock: time.Now})

@@ -16,6 +16,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -29,7 +30,9 @@ import (
 )
 
 func main() {
-	if err := run(os.Args[1:]); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "idle:", err)
 		os.Exit(1)
 	}
@@ -49,7 +52,7 @@ type options struct {
 	addrs     string
 }
 
-func run(args []string) error {
+func run(ctx context.Context, args []string) error {
 	var o options
 	flags := flag.NewFlagSet("idle", flag.ContinueOnError)
 	flags.IntVar(&o.Conns, "conns", 19_000, "connections")
@@ -68,11 +71,11 @@ func run(args []string) error {
 	}
 	switch o.role {
 	case "comet":
-		return comet(&o)
+		return comet(ctx, &o)
 	case "clients":
 		return clients(&o)
 	}
-	return measure(&o, args)
+	return measure(ctx, &o, args)
 }
 
 // child is a process of this program; it ends with its standard input.
@@ -82,12 +85,12 @@ type child struct {
 	out   *bufio.Scanner
 }
 
-func start(role string, args []string, more ...string) (*child, error) {
+func start(ctx context.Context, role string, args []string, more ...string) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	c := &child{cmd: exec.Command(self, append(append(append([]string(nil), args...), "-role", role), more...)...)}
+	c := &child{cmd: exec.CommandContext(ctx, self, append(append(append([]string(nil), args...), "-role", role), more...)...)}
 	c.cmd.Stderr = os.Stderr
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -126,10 +129,8 @@ func (c *child) ask(what string) (Memory, error) {
 	return m, json.Unmarshal([]byte(line), &m)
 }
 
-func measure(o *options, args []string) error {
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, os.Interrupt)
-	server, err := start("comet", args)
+func measure(ctx context.Context, o *options, args []string) error {
+	server, err := start(ctx, "comet", args)
 	if err != nil {
 		return err
 	}
@@ -143,7 +144,7 @@ func measure(o *options, args []string) error {
 		return err
 	}
 	began := time.Now()
-	crowd, err := start("clients", args, "-addrs", addrs)
+	crowd, err := start(ctx, "clients", args, "-addrs", addrs)
 	if err != nil {
 		return err
 	}
@@ -154,11 +155,11 @@ func measure(o *options, args []string) error {
 	connecting := time.Since(began)
 	select {
 	case <-time.After(o.Settle):
-	case <-interrupted:
+	case <-ctx.Done():
 		return errors.New("interrupted")
 	}
 	r := Result{
-		Command: strings.Join(append([]string{"idle"}, args...), " "), Commit: commit(), Machine: thisMachine(), Options: *o,
+		Command: strings.Join(append([]string{"idle"}, args...), " "), Commit: commit(ctx), Machine: thisMachine(), Options: *o,
 		ConnectSeconds: connecting.Seconds(), Before: before,
 	}
 	for _, step := range []struct {

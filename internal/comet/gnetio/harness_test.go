@@ -267,16 +267,6 @@ func (c *client) fill() error {
 	return err
 }
 
-// message is the payload of the server's next WebSocket message.
-func (c *client) message() []byte {
-	c.t.Helper()
-	ev, err := c.event()
-	if err != nil || ev.Kind != ws.KindMessage || ev.Op != ws.OpBinary {
-		c.t.Fatalf("no binary message: %+v, %v", ev, err)
-	}
-	return ev.Payload
-}
-
 // next is the next packet, an op 9 wrapper included, or how the connection
 // ended: io.EOF, or a closeError.
 func (c *client) next() (wire.Packet, error) {
