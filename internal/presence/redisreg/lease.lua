@@ -6,6 +6,7 @@
 -- ARGV[2]  incarnation (decimal; too big for a Lua number, so only compared as text)
 -- ARGV[3]  time to live, ms
 -- ARGV[4]  info, JSON
+-- ARGV[5]  when the caller has given up, Unix ms (Redis's clock), '0' = never
 --
 -- Returns 1 if a lease of the same incarnation was there, had not ended, and
 -- was written by this process of Redis: one that restarted from a snapshot, or
@@ -14,6 +15,10 @@
 -- Ended leases are pruned when a node joins: only then can they grow in number.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+if ARGV[5] ~= '0' and now > tonumber(ARGV[5]) then
+  return redis.error_reply('LATE the caller has given up')
+end
 
 local server = redis.pcall('INFO', 'server')
 local run = type(server) == 'string' and string.match(server, 'run_id:(%w+)') or ''

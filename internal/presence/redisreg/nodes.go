@@ -34,7 +34,7 @@ func (r *Registry) renewLease(ctx context.Context, info presence.NodeInfo, ttl t
 		return false, err
 	}
 	replies, err := r.run(ctx, []command{{script: r.lease,
-		args: []any{nodesKey, info.Name, decimal(info.Incarnation), ttl.Milliseconds(), record}}})
+		args: []any{nodesKey, info.Name, decimal(info.Incarnation), ttl.Milliseconds(), record, r.clock.deadline(ctx)}}})
 	if err != nil {
 		return false, err
 	}
@@ -69,11 +69,15 @@ func nodeCommands() []command {
 }
 
 func (r *Registry) readNodes(ctx context.Context) ([]presence.NodeInfo, error) {
+	began := time.Now()
 	replies, err := r.run(ctx, nodeCommands())
 	if err != nil {
 		return nil, err
 	}
-	nodes, _, err := r.liveNodes(replies)
+	nodes, nowMS, err := r.liveNodes(replies)
+	if err == nil {
+		r.clock.read(nowMS, began)
+	}
 	return nodes, err
 }
 

@@ -428,3 +428,38 @@ func TestRestartFromASnapshot(t *testing.T) {
 	lease(false)
 	lease(true)
 }
+
+// Symptom: after Redis had hung for some seconds, many keys named sessions that
+// did not exist, until their time to live was over; the clients that had come
+// back meanwhile were not reachable by key. Cause: a Redis that goes on serves
+// also what its callers gave up long ago, and in any order.
+func TestLateConnectIsNotServed(t *testing.T) {
+	server := testdeps.Redis(t)
+	cfg := DefaultConfig()
+	cfg.Addr = server.Addr
+	r := openConfig(t, cfg)
+	info := presence.NodeInfo{Node: node("a"), GRPCAddr: "127.0.0.1:1"}
+	if _, err := r.Lease(t.Context(), info, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Nodes(t.Context()); err != nil { // reads the clock
+		t.Fatal(err)
+	}
+	server.Pause()
+	deadline, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := r.Connect(deadline, info.Node, []presence.Session{{ID: 1, Mid: 1, Key: "k"}}); err == nil {
+		t.Fatal("a frozen Redis answered")
+	}
+	server.Resume()
+	located, err := r.Locate(t.Context(), []presence.Query{{Keys: []string{"k"}, Mids: []int64{1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(located.Results[0]) != 0 {
+		t.Errorf("the session that was given up is located: %+v", located.Results[0])
+	}
+	if _, err := r.Connect(t.Context(), info.Node, []presence.Session{{ID: 2, Mid: 1, Key: "k"}}); err != nil {
+		t.Error(err)
+	}
+}

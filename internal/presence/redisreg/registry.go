@@ -18,6 +18,10 @@
 // all of them may be repeated, but a repeated Connect does not name again the
 // session that its first attempt replaced.
 //
+// What is served only after the caller's deadline does not name a session or
+// renew a lease any more (see serverClock), once Redis's clock was read by
+// Nodes or Rooms.
+//
 // A location that nobody removed ends with SessionTTL, or with its node's
 // lease, whichever comes first.
 //
@@ -52,6 +56,9 @@ import (
 //go:embed user_put.lua
 var userPutSource string
 
+//go:embed key_put.lua
+var keyPutSource string
+
 //go:embed key_renew.lua
 var keyRenewSource string
 
@@ -70,7 +77,9 @@ type Registry struct {
 	ttlMS int64
 	pool  *redis.Pool
 
-	userPut, keyRenew, keyDelete, lease, leaseRelease *script
+	clock serverClock
+
+	userPut, keyPut, keyRenew, keyDelete, lease, leaseRelease *script
 
 	parsedMu sync.Mutex
 	parsed   map[string]parsedNode // by name; see liveNodes
@@ -87,7 +96,9 @@ func New(cfg Config) (*Registry, error) {
 		cfg:          cfg,
 		ttlMS:        cfg.SessionTTL.Milliseconds(),
 		pool:         newPool(cfg),
+		clock:        serverClock{born: time.Now()},
 		userPut:      newScript(userPutSource),
+		keyPut:       newScript(keyPutSource),
 		keyRenew:     newScript(keyRenewSource),
 		keyDelete:    newScript(keyDeleteSource),
 		lease:        newScript(leaseSource),
@@ -114,13 +125,14 @@ func (r *Registry) Connect(ctx context.Context, node presence.Node, sessions []p
 	}
 	commands := make([]command, 0, 2*len(sessions))
 	keyReply := make([]int, len(sessions)) // index of the reply + 1
+	until := r.clock.deadline(ctx)
 	for i, s := range sessions {
 		if s.Mid > 0 {
-			commands = append(commands, r.putUser(node, s))
+			commands = append(commands, r.putUser(node, s, until))
 		}
 		if s.Key != "" {
-			commands = append(commands, command{name: "SET",
-				args: []any{keyKey(s.Key), keyValue(node, s), "PX", r.ttlMS, "GET"}})
+			commands = append(commands, command{script: r.keyPut,
+				args: []any{keyKey(s.Key), keyValue(node, s), r.ttlMS, until}})
 			keyReply[i] = len(commands)
 		}
 	}
@@ -179,9 +191,10 @@ type foreignKey struct {
 func (r *Registry) renew(ctx context.Context, node presence.Node, sessions []presence.Session) error {
 	commands := make([]command, 0, 2*len(sessions))
 	owner := make([]int, 0, 2*len(sessions)) // session of each command; -1 = one of its user
+	until := r.clock.deadline(ctx)
 	for i, s := range sessions {
 		if s.Mid > 0 {
-			commands, owner = append(commands, r.putUser(node, s)), append(owner, -1)
+			commands, owner = append(commands, r.putUser(node, s, until)), append(owner, -1)
 		}
 		if s.Key != "" {
 			commands, owner = append(commands, r.renewKey(node, s, nil)), append(owner, i)
@@ -226,8 +239,8 @@ func (r *Registry) takeFromTheDead(ctx context.Context, node presence.Node, fore
 	return err
 }
 
-func (r *Registry) putUser(node presence.Node, s presence.Session) command {
-	return command{script: r.userPut, args: []any{userKey(s.Mid), identity(node, s.ID, '/'), r.ttlMS}}
+func (r *Registry) putUser(node presence.Node, s presence.Session, until string) command {
+	return command{script: r.userPut, args: []any{userKey(s.Mid), identity(node, s.ID, '/'), r.ttlMS, until}}
 }
 
 func (r *Registry) renewKey(node presence.Node, s presence.Session, replace []byte) command {

@@ -4,6 +4,7 @@
 --                           value = Unix ms (Redis's clock) when the entry ends
 -- ARGV[1]  the field
 -- ARGV[2]  time to live, ms
+-- ARGV[3]  when the caller has given up, Unix ms (Redis's clock), '0' = never
 --
 -- The hash lives as long as its youngest entry, so entries that nobody removed
 -- must be pruned. That happens when the count of entries reaches a power of
@@ -11,6 +12,10 @@
 -- costs O(n) once per doubling instead of at each connect.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+if ARGV[3] ~= '0' and now > tonumber(ARGV[3]) then
+  return redis.error_reply('LATE the caller has given up')
+end
 
 local added = redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', now + ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
