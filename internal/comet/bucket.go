@@ -291,6 +291,10 @@ func (b *Bucket) end(s *Session, why Reason) {
 	g.stats.closed(why)
 	b.wheel.Stop(&s.timer)
 	b.leaveAll(s)
+	for range s.held {
+		g.stats.missed()
+	}
+	s.held = nil
 	if !s.out.dirty {
 		b.giveBuffer(s.out.buf)
 		s.out.buf, s.out.shared = nil, nil

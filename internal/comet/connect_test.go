@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+
+	"github.com/perseid-im/perseid/pkg/wire"
 )
 
 // dyingLogic breaks off the first Connect.
@@ -28,5 +30,46 @@ func TestConnectIsRepeatedOnce(t *testing.T) {
 	f.connect(f.buckets[0], 1, token)
 	if n := f.g.stats.logicErrors.Value(0); n != 0 {
 		t.Errorf("%d calls are counted as failed", n)
+	}
+}
+
+// Symptom: pushes that came during auth counted as delivered, whatever became
+// of them. Cause: they were counted when they were held. (The job hears
+// "delivered" at once: its lane does not wait for an auth.)
+func TestHeldPushesAreCountedWhenTheyEnd(t *testing.T) {
+	for name, want := range map[string][4]uint64{ // by Outcome
+		"auth":  {NotHere: 0, Delivered: 1, Filtered: 1},
+		"close": {NotHere: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, 1, nil)
+			block := make(chan struct{})
+			f.logic.mu.Lock()
+			f.logic.block = block
+			f.logic.mu.Unlock()
+			c := f.open(f.buckets[0], Stream)
+			f.send(c, 1, wire.OpAuth, 1, token)
+			ids := []uint64{c.session.ID()}
+			f.push(Push{Op: 1000, Body: []byte("early"), Sessions: ids})
+			f.push(Push{Op: 9999, Body: []byte("not accepted"), Sessions: ids})
+			if name == "close" {
+				f.on(c.bucket, func() { c.bucket.Closed(c.session) })
+			}
+			close(block)
+			waitFor(t, "the end of the auth", func() bool {
+				f.logic.mu.Lock()
+				defer f.logic.mu.Unlock()
+				return len(f.logic.disconnected) == 1 || len(c.bodies(t, wire.OpAuthReply)) == 1
+			})
+			var got [4]uint64
+			f.on(c.bucket, func() {
+				for o := range got {
+					got[o] = f.g.stats.outcomes.Value(o)
+				}
+			})
+			if got != want {
+				t.Errorf("counted %v, want %v", got, want)
+			}
+		})
 	}
 }

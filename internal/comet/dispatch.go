@@ -275,13 +275,12 @@ func (b *Bucket) unicast(p *Push, id uint64, run *packets) Outcome {
 
 // hold keeps a push for a session whose auth is under way. Sessions connect
 // with what they accept in the auth packet, so the op is checked when it has
-// been answered.
+// been answered; what becomes of it is counted then.
 func (b *Bucket) hold(p *Push, s *Session) Outcome {
 	if len(s.held)+1 > maxHeld {
 		b.gateway.stats.outcome(Slow)
 		return Slow
 	}
 	s.held = append(s.held, heldPush{op: p.Op, body: p.Body})
-	b.gateway.stats.outcome(Delivered)
 	return Delivered
 }

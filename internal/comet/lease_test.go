@@ -128,8 +128,8 @@ func TestNoLeaseAfterLeave(t *testing.T) {
 	closed := make(chan error, 1)
 	go func() { closed <- g.Close(context.Background()) }()
 	select {
-	case <-closed:
-		t.Error("it did not wait for the renewal")
+	case err := <-closed:
+		t.Fatalf("it did not wait for the renewal (%v)", err)
 	case <-time.After(100 * time.Millisecond): // what must not happen has no signal
 	}
 	close(hold)

@@ -94,12 +94,14 @@ func (b *Bucket) connected(id uint64, r ConnectResult) {
 // reply, those of them that the session accepts.
 func (b *Bucket) releaseHeld(s *Session) {
 	for _, h := range s.held {
-		if s.accepted(h.op) {
-			run := b.takePackets()
-			run.add(h.op, h.body)
-			b.push(s, run.encoded(s.form()))
-			b.sent = append(b.sent, run)
+		if !s.accepted(h.op) {
+			b.gateway.stats.filtered()
+			continue
 		}
+		run := b.takePackets()
+		run.add(h.op, h.body)
+		b.gateway.stats.outcome(b.push(s, run.encoded(s.form())))
+		b.sent = append(b.sent, run)
 	}
 	s.held = nil
 }
