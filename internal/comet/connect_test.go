@@ -3,7 +3,10 @@ package comet
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/perseid-im/perseid/pkg/wire"
 )
@@ -71,5 +74,38 @@ func TestHeldPushesAreCountedWhenTheyEnd(t *testing.T) {
 				t.Errorf("counted %v, want %v", got, want)
 			}
 		})
+	}
+}
+
+// Symptom: while a job was frozen, each join of a new room cost all loops
+// time in proportion to the joins that had waited for that job, and their
+// memory stayed. Cause: a join that was told after its timeout was still
+// waiting, and every change looked at all that waited.
+func TestTimedOutJoinsAreForgotten(t *testing.T) {
+	x := newRoomIndex(time.Millisecond, func() {})
+	w := x.Watch("frozen")
+	defer w.Close()
+	var told sync.WaitGroup
+	for i := range 100 {
+		told.Add(1)
+		x.whenConfirmed(x.enter(fmt.Sprintf("live://%d", i)).version, told.Done)
+	}
+	told.Wait()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if n := len(x.waiting); n != 0 {
+		t.Errorf("%d joins still wait", n)
+	}
+}
+
+func BenchmarkJoinWhileAJobIsSilent(b *testing.B) {
+	x := newRoomIndex(time.Minute, func() {})
+	w := x.Watch("frozen")
+	defer func() {
+		w.Ack(x.version)
+		w.Close()
+	}()
+	for i := 0; b.Loop(); i++ {
+		x.whenConfirmed(x.enter(fmt.Sprintf("live://%d", i)).version, func() {})
 	}
 }

@@ -25,8 +25,8 @@ type RoomIndex struct {
 	rooms        map[string]*roomCount
 	version      uint64 // of the newest change
 	watchers     map[*RoomWatcher]struct{}
-	waiting      []confirmation
-	confirmedMin atomic.Uint64 // every watcher has acknowledged this version
+	waiting      map[*confirmation]struct{} // for a version above confirmedMin
+	confirmedMin atomic.Uint64              // every watcher has acknowledged this version
 }
 
 // roomCount is what all buckets share about one room.
@@ -57,6 +57,7 @@ func newRoomIndex(timeout time.Duration, onUnconfirmed func()) *RoomIndex {
 		onUnconfirm: onUnconfirmed,
 		rooms:       map[string]*roomCount{},
 		watchers:    map[*RoomWatcher]struct{}{},
+		waiting:     map[*confirmation]struct{}{},
 	}
 	x.confirmedMin.Store(^uint64(0))
 	return x
@@ -108,18 +109,16 @@ func (x *RoomIndex) recount() {
 			low = w.acked
 		}
 	}
-	x.confirmedMin.Store(low)
-	kept := x.waiting[:0]
-	for _, c := range x.waiting {
+	if x.confirmedMin.Swap(low) >= low {
+		return // nothing that waits is covered now: joins must not cost what waits
+	}
+	for c := range x.waiting {
 		if c.version <= low {
 			c.timer.Stop()
+			delete(x.waiting, c)
 			go c.once.Do(c.fn)
-			continue
 		}
-		kept = append(kept, c)
 	}
-	clear(x.waiting[len(kept):])
-	x.waiting = kept
 }
 
 // confirmed tells whether every job knows the changes up to version.
@@ -136,12 +135,17 @@ func (x *RoomIndex) whenConfirmed(version uint64, fn func()) {
 		go once.Do(fn)
 		return
 	}
-	x.waiting = append(x.waiting, confirmation{version: version, fn: fn, once: once, timer: time.AfterFunc(x.timeout, func() {
+	c := &confirmation{version: version, fn: fn, once: once}
+	c.timer = time.AfterFunc(x.timeout, func() {
+		x.mu.Lock()
+		delete(x.waiting, c)
+		x.mu.Unlock()
 		once.Do(func() {
 			x.onUnconfirm()
 			fn()
 		})
-	})})
+	})
+	x.waiting[c] = struct{}{}
 }
 
 // count is the number of rooms.
