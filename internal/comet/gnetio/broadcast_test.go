@@ -75,7 +75,19 @@ func TestBroadcastReachesEveryStableMember(t *testing.T) {
 		err     error
 	}
 	outcomes := make(chan outcome, members)
+	var leaving sync.WaitGroup
 	for i := range members {
+		if i%3 == 2 { // between those that stay, so that the places of the list move
+			c := f.tcp()
+			c.auth(1, `{"room_id":"live://1"}`)
+			leaving.Go(func() {
+				_, _ = check(c.br, false, uint32(rand.IntN(messages)))
+				if rand.IntN(2) == 0 {
+					_ = c.conn.SetLinger(0) // RST
+				}
+				_ = c.conn.Close()
+			})
+		}
 		c, who := f.tcp(), fmt.Sprintf("tcp %d", i)
 		if i%3 == 0 {
 			c, who = f.websocket(), fmt.Sprintf("websocket %d", i)
@@ -150,6 +162,7 @@ func TestBroadcastReachesEveryStableMember(t *testing.T) {
 	}
 	close(stop)
 	churn.Wait()
+	leaving.Wait()
 	t.Logf("%d messages to %d members in %s beside %d visits", messages, members, took, churned.Load())
 }
 

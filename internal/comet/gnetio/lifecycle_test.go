@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/panjf2000/gnet/v2"
+
 	"github.com/perseid-im/perseid/internal/comet"
 	"github.com/perseid-im/perseid/internal/comet/comettest"
 	"github.com/perseid-im/perseid/internal/obs"
@@ -199,6 +201,20 @@ func TestStopBeforeRun(t *testing.T) {
 				t.Error("ready although it never ran")
 			}
 		}
+	}
+}
+
+// The engine boots after Run has begun: a Stop in between finds no engine to
+// stop.
+func TestStopBeforeBoot(t *testing.T) {
+	s := &Server{booted: make(chan struct{}), started: true, stopped: true}
+	if action := s.OnBoot(gnet.Engine{}); action != gnet.Shutdown {
+		t.Errorf("the engine goes on: %v", action)
+	}
+	select {
+	case <-s.booted:
+		t.Error("it says that it accepts")
+	default:
 	}
 }
 
