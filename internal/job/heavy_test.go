@@ -2,6 +2,7 @@ package job_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/perseid-im/perseid/internal/job"
 	"github.com/perseid-im/perseid/internal/message"
@@ -34,4 +35,37 @@ func TestTargetsWithManySessions(t *testing.T) {
 		t.Error(err)
 	}
 	j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: 10 * pushes})
+}
+
+// Symptom: for ten seconds after a comet was killed, pushes to clients of all
+// other comets were late by up to that. Cause: what was for the dead one waited
+// for the dispatch timeout, and a partition may have only so much in flight.
+// Nobody listens at a dead comet's address; that ends the waiting.
+func TestDeadCometHoldsUpNobody(t *testing.T) {
+	w := newWorld(t, "dead", "a")
+	w.connect("dead", "kd", 0)
+	id := w.connect("a", "ka", 0)
+	w.comets["dead"].stop()
+	cfg := testConfig()
+	cfg.DispatchTimeout = 5 * patience
+	j, p, _ := w.one(cfg)
+	const dead, more = 500, 20
+	for i := range dead {
+		p.append(text("k:kd", i), message.ToKey("kd"))
+	}
+	p.append(text("k:ka", 0), message.ToKey("ka"))
+	checkWithin(t, patience, "everything for the dead", func() error {
+		return p.behind()
+	})
+	began := time.Now()
+	for i := range more { // and from then on
+		p.append(text("k:kd", dead+i), message.ToKey("kd"))
+		p.append(text("k:ka", 1+i), message.ToKey("ka"))
+		committed(t, p)
+	}
+	t.Logf("%d more took %s", 2*more, time.Since(began))
+	if err := checkSession(w.comets["a"].bodies(id), map[message.Timeline]int{"k:ka": 1 + more}); err != nil {
+		t.Error(err)
+	}
+	j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: 1 + more, job.Unreachable: dead + more})
 }

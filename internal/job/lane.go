@@ -363,6 +363,24 @@ func (l *lane) expire() {
 	}
 }
 
+// refused is called when nobody listens at the comet's address, in place of
+// expire: what waits is unreachable now. A comet that was killed would
+// otherwise hold up, for a whole dispatch timeout, every partition that has
+// much for it.
+func (l *lane) refused() {
+	l.mu.Lock()
+	lost := append([]delivery(nil), l.queue.waiting()...)
+	l.queue.drop(len(lost))
+	bytes := sizes(lost)
+	l.stalled = true
+	if bytes > 0 {
+		l.release(bytes)
+	}
+	l.mu.Unlock()
+	l.job.meter.laneBytes.Add(-bytes)
+	l.job.drop(lost, Unreachable)
+}
+
 // shut closes the lane for good. All it still has was for a comet that is not
 // there any more; when the job closes, nothing is said about it, and it is
 // replayed by the next owner.

@@ -37,6 +37,8 @@ func (l *lane) run() {
 		case errors.Is(err, ErrOtherLife):
 			l.comet.refuse()
 			return
+		case errors.Is(err, ErrRefused):
+			l.refused()
 		}
 		if opened {
 			pause.reset()

@@ -18,7 +18,8 @@ const (
 	Repeat
 	// Draining: the comet takes no more pushes.
 	Draining
-	// Unreachable: no answer from the comet within the dispatch timeout.
+	// Unreachable: no answer from the comet within the dispatch timeout, or
+	// nobody listens at its address.
 	Unreachable
 
 	// Outcomes is the number of outcomes.

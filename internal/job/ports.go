@@ -11,6 +11,10 @@ import (
 // the life of the comet that was asked for.
 var ErrOtherLife = errors.New("job: another life of the comet")
 
+// ErrRefused is what a Link answers when nobody listens at the address: the
+// process of the comet is dead, whatever its lease says.
+var ErrRefused = errors.New("job: nobody listens at the address of the comet")
+
 // Router says which comets live and where targets are.
 type Router interface {
 	// Route answers every item, in order, from one moment after the call
@@ -62,7 +66,8 @@ type Edge interface {
 // Link is the connection to one life of a comet.
 type Link interface {
 	// Dispatch opens a lane and returns when the comet welcomed it; the stream
-	// lives until ctx ends. ErrOtherLife tells that this life is over.
+	// lives until ctx ends. ErrOtherLife tells that this life is over,
+	// ErrRefused that it most likely is.
 	Dispatch(ctx context.Context, h Hello) (DispatchStream, error)
 	// Rooms opens the room index of the comet; the stream lives until ctx ends.
 	Rooms(ctx context.Context, job string) (RoomStream, error)

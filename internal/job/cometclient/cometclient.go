@@ -20,6 +20,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -46,9 +49,11 @@ func New() *Edge { return &Edge{} }
 
 // Link prepares the connection; it is made by the first stream.
 func (*Edge) Link(node job.Node) job.Link {
+	l := &link{node: node}
 	conn, err := grpc.NewClient("passthrough:///"+node.Addr,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
+		grpc.WithContextDialer(l.dial),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true,
@@ -61,9 +66,11 @@ func (*Edge) Link(node job.Node) job.Link {
 			grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.MaxCallSendMsgSize(maxMessageBytes)),
 	)
 	if err != nil {
-		return &link{node: node, err: fmt.Errorf("comet %s at %q: %w", node.Name, node.Addr, err)}
+		l.err = fmt.Errorf("comet %s at %q: %w", node.Name, node.Addr, err)
+		return l
 	}
-	return &link{node: node, conn: conn, client: cometv1.NewCometClient(conn)}
+	l.conn, l.client = conn, cometv1.NewCometClient(conn)
+	return l
 }
 
 // link is the connection to one life of a comet.
@@ -72,6 +79,24 @@ type link struct {
 	conn   *grpc.ClientConn
 	client cometv1.CometClient
 	err    error // of an address that cannot be used; conn is nil then
+
+	refusedSince atomic.Pointer[time.Time] // connections were refused from then on; nil = the last was not
+}
+
+// believed is how long connections must be refused until that is believed: a
+// network device may say so for a moment.
+const believed = time.Second
+
+// dial notes what gRPC does not tell: whether somebody listens.
+func (l *link) dial(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		l.refusedSince.Store(nil)
+	} else if l.refusedSince.Load() == nil {
+		now := time.Now()
+		l.refusedSince.Store(&now)
+	}
+	return conn, err
 }
 
 // Close ends the connection and all its streams. It is idempotent.
@@ -143,8 +168,13 @@ func (l *link) same(name string, incarnation uint64) error {
 }
 
 func (l *link) wrap(what string, err error) error {
-	if status.Code(err) == codes.FailedPrecondition {
+	switch status.Code(err) {
+	case codes.FailedPrecondition:
 		err = fmt.Errorf("%w: %w", job.ErrOtherLife, err)
+	case codes.Unavailable:
+		if since := l.refusedSince.Load(); since != nil && time.Since(*since) >= believed {
+			err = fmt.Errorf("%w: %w", job.ErrRefused, err)
+		}
 	}
 	return fmt.Errorf("comet %s: %s: %w", l.node.Name, what, err)
 }
