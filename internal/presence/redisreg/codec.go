@@ -35,8 +35,25 @@ func identity(node presence.Node, session uint64, sep byte) string {
 	return string(b)
 }
 
-func keyValue(node presence.Node, s presence.Session) string {
-	return strconv.FormatInt(s.Mid, 10) + "|" + identity(node, s.ID, '|')
+// keyPrefix is what stands before the identity in the value of a key: the mid,
+// and by which process of Redis the key was named, as far as that is known.
+func keyPrefix(mid int64, run string) string {
+	prefix := strconv.FormatInt(mid, 10)
+	if run != "" {
+		prefix += "@" + run
+	}
+	return prefix
+}
+
+func keyValue(node presence.Node, s presence.Session, run string) string {
+	return keyPrefix(s.Mid, run) + "|" + identity(node, s.ID, '|')
+}
+
+// keyRun is the process of Redis in the value of a key; "" = not known.
+func keyRun(value []byte) string {
+	prefix, _, _ := bytes.Cut(value, []byte{'|'})
+	_, run, _ := bytes.Cut(prefix, []byte{'@'})
+	return string(run)
 }
 
 // place is a parsed identity; node aliases what was parsed.
@@ -121,24 +138,24 @@ func leaseEnd(value []byte) (uint64, bool) {
 	return parseUint(ends)
 }
 
-// decodeNode reads what lease.lua wrote.
-func decodeNode(name string, value []byte) (presence.NodeInfo, bool) {
+// decodeNode reads what lease.lua wrote; run is the process of Redis that did.
+func decodeNode(name string, value []byte) (info presence.NodeInfo, run string, ok bool) {
 	parts := bytes.SplitN(value, []byte{'|'}, 5)
 	if len(parts) != 5 {
-		return presence.NodeInfo{}, false
+		return presence.NodeInfo{}, "", false
 	}
 	updated, ok1 := parseUint(parts[1])
 	incarnation, ok2 := parseUint(parts[2])
 	var rec nodeRecord
 	if !ok1 || !ok2 || updated > math.MaxInt64 || json.Unmarshal(parts[4], &rec) != nil {
-		return presence.NodeInfo{}, false
+		return presence.NodeInfo{}, "", false
 	}
 	return presence.NodeInfo{
 		Node:     presence.Node{Name: name, Incarnation: incarnation},
 		GRPCAddr: rec.GRPCAddr, Region: rec.Region, Zone: rec.Zone, Env: rec.Env, Hostname: rec.Hostname,
 		PublicAddrs: rec.PublicAddrs, Weight: rec.Weight, Offline: rec.Offline,
 		ConnCount: rec.ConnCount, IPCount: rec.IPCount, UpdatedMS: int64(updated),
-	}, true
+	}, string(parts[3]), true
 }
 
 // errRooms is a value of rooms:<node> that cannot be read.

@@ -19,7 +19,8 @@ func TestKeyNames(t *testing.T) {
 		userKey(math.MaxInt64):      "pres:{u:9223372036854775807}",
 		roomsKey("comet-1"):         "rooms:comet-1",
 		identity(node("a"), 5, ':'): "a:7:5",
-		keyValue(node("a"), presence.Session{ID: 5, Mid: -1}): "-1|a|7|5",
+		keyValue(node("a"), presence.Session{ID: 5, Mid: -1}, ""):  "-1|a|7|5",
+		keyValue(node("a"), presence.Session{ID: 5, Mid: 3}, "r1"): "3@r1|a|7|5",
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)
@@ -47,7 +48,7 @@ func FuzzParseIdentity(f *testing.F) {
 	f.Add("a|1|2", uint64(math.MaxUint64), uint64(0), "||")
 	f.Fuzz(func(t *testing.T, name string, incarnation, session uint64, junk string) {
 		node := presence.Node{Name: name, Incarnation: incarnation}
-		at, ok := parseKeyValue([]byte(keyValue(node, presence.Session{ID: session, Mid: 9})))
+		at, ok := parseKeyValue([]byte(keyValue(node, presence.Session{ID: session, Mid: 9}, "0a")))
 		if !ok || !at.is(node) || at.session != session {
 			t.Fatalf("%+v %d came back as %+v %v", node, session, at, ok)
 		}

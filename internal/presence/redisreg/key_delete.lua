@@ -1,6 +1,6 @@
 -- Removes the entry of a key if it still names this session (F-003.13).
 --
--- KEYS[1]  key:<key>   string: <mid>|<node>|<incarnation>|<session>
+-- KEYS[1]  key:<key>   string: <mid>@<run id>|<node>|<incarnation>|<session>
 -- ARGV[1]  identity of the session: <node>|<incarnation>|<session>
 --
 -- Returns 1 if it was removed.

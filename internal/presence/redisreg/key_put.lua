@@ -1,6 +1,6 @@
 -- Makes a key name a session.
 --
--- KEYS[1]  key:<key>   string: <mid>|<node>|<incarnation>|<session>
+-- KEYS[1]  key:<key>   string: <mid>@<run id>|<node>|<incarnation>|<session>
 -- ARGV[1]  the value
 -- ARGV[2]  time to live, ms
 -- ARGV[3]  when the caller has given up, Unix ms (Redis's clock), '0' = never

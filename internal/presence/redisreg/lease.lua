@@ -8,10 +8,11 @@
 -- ARGV[4]  info, JSON
 -- ARGV[5]  when the caller has given up, Unix ms (Redis's clock), '0' = never
 --
--- Returns 1 if a lease of the same incarnation was there, had not ended, and
--- was written by this process of Redis: one that restarted from a snapshot, or
--- a replica that took over, may lack what other nodes think it has. A Redis that
--- does not tell its run id (ACL, other servers) has an empty one.
+-- Returns the start of the run id of Redis, with a + before it if a lease of the
+-- same incarnation was there, had not ended, and was written by this process of
+-- Redis: one that restarted from a snapshot, or a replica that took over, may
+-- lack what nodes think it has. A Redis that does not tell its run id (ACL,
+-- other servers) has an empty one.
 -- Ended leases are pruned when a node joins: only then can they grow in number.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -22,13 +23,14 @@ end
 
 local server = redis.pcall('INFO', 'server')
 local run = type(server) == 'string' and string.match(server, 'run_id:(%w+)') or ''
+run = string.sub(run, 1, 8) -- is enough to tell two apart
 
-local existed = 0
+local existed = ''
 local old = redis.call('HGET', KEYS[1], ARGV[1])
 if old then
   local ends, incarnation, writer = string.match(old, '^(%d+)|%d+|(%d+)|(%w*)|')
   if incarnation == ARGV[2] and writer == run and tonumber(ends) > now then
-    existed = 1
+    existed = '+'
   end
 end
 
@@ -43,4 +45,4 @@ if added == 1 then
     end
   end
 end
-return existed
+return existed .. run

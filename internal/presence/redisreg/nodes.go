@@ -38,8 +38,13 @@ func (r *Registry) renewLease(ctx context.Context, info presence.NodeInfo, ttl t
 	if err != nil {
 		return false, err
 	}
-	existed, err := redis.Int(replies[0], nil)
-	return existed == 1, err
+	run, err := redis.String(replies[0], nil)
+	if err != nil {
+		return false, err
+	}
+	run, existed := strings.CutPrefix(run, "+")
+	r.server.Store(&run)
+	return existed, nil
 }
 
 // Release ends the lease of this incarnation; see presence.Registry.
@@ -85,6 +90,7 @@ func (r *Registry) readNodes(ctx context.Context) ([]presence.NodeInfo, error) {
 type parsedNode struct {
 	value []byte
 	info  presence.NodeInfo
+	run   string
 }
 
 // liveNodes reads the replies to nodeCommands: the nodes whose lease has not
@@ -110,6 +116,7 @@ func (r *Registry) liveNodes(replies []any) ([]presence.NodeInfo, uint64, error)
 		clear(r.parsed)
 	}
 	nodes := make([]presence.NodeInfo, 0, len(fields)/2)
+	var newest parsedNode
 	for i := 0; i < len(fields); i += 2 {
 		name, ok1 := fields[i].([]byte)
 		value, ok2 := fields[i+1].([]byte)
@@ -121,14 +128,20 @@ func (r *Registry) liveNodes(replies []any) ([]presence.NodeInfo, uint64, error)
 		}
 		known, ok := r.parsed[string(name)]
 		if !ok || !bytes.Equal(known.value, value) {
-			info, readable := decodeNode(string(name), value)
+			info, run, readable := decodeNode(string(name), value)
 			if !readable {
 				continue
 			}
-			known = parsedNode{value: value, info: info}
+			known = parsedNode{value: value, info: info, run: run}
 			r.parsed[info.Name] = known
 		}
 		nodes = append(nodes, known.info)
+		if known.info.UpdatedMS > newest.info.UpdatedMS {
+			newest = known
+		}
+	}
+	if newest.run != "" && newest.run != r.runID() {
+		r.server.Store(&newest.run)
 	}
 	slices.SortFunc(nodes, func(a, b presence.NodeInfo) int { return strings.Compare(a.Name, b.Name) })
 	return nodes, nowMS, nil
@@ -187,6 +200,15 @@ func (r *Registry) sumRooms(ctx context.Context) (map[string]int32, error) {
 		}
 	}
 	return sum, nil
+}
+
+// runID is the process of Redis, as of the last lease that was seen; "" = not
+// known.
+func (r *Registry) runID() string {
+	if run := r.server.Load(); run != nil {
+		return *run
+	}
+	return ""
 }
 
 // decimal keeps an uint64 away from redigo's default formatting.

@@ -3,7 +3,7 @@
 // # Keys
 //
 //	nodes            hash, field = node, value = <ends ms>|<updated ms>|<incarnation>|<run id of Redis>|<info JSON>
-//	key:<key>        string <mid>|<node>|<incarnation>|<session>, with a TTL
+//	key:<key>        string <mid>@<run id of Redis>|<node>|<incarnation>|<session>, with a TTL
 //	pres:{u:<mid>}   hash, field = <node>/<incarnation>/<session>, value = Unix ms when it ends; TTL of the youngest
 //	rooms:<node>     string, see encodeRooms, with a TTL
 //
@@ -26,8 +26,10 @@
 // lease, whichever comes first.
 //
 // A key that Renew finds taken by a session of a dead node, or of an earlier
-// life of a node, is taken back: that session is gone and nobody removes it.
-// Between two sessions on live nodes the last Connect stays.
+// life of a node, is taken back: that session is gone and nobody removes it. So
+// is one that was named by an earlier process of Redis, which may have lost
+// (a snapshot, a failover) that it had been named again since. Otherwise the
+// last Connect stays between two sessions on live nodes.
 //
 // Locate answers each target on its own: a session that is hit by a key and by
 // a user of one query gives two locations, one per target. Nodes are read
@@ -46,6 +48,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -77,7 +80,8 @@ type Registry struct {
 	ttlMS int64
 	pool  *redis.Pool
 
-	clock serverClock
+	clock  serverClock
+	server atomic.Pointer[string] // see runID
 
 	userPut, keyPut, keyRenew, keyDelete, lease, leaseRelease *script
 
@@ -132,7 +136,7 @@ func (r *Registry) Connect(ctx context.Context, node presence.Node, sessions []p
 		}
 		if s.Key != "" {
 			commands = append(commands, command{script: r.keyPut,
-				args: []any{keyKey(s.Key), keyValue(node, s), r.ttlMS, until}})
+				args: []any{keyKey(s.Key), keyValue(node, s, r.runID()), r.ttlMS, until}})
 			keyReply[i] = len(commands)
 		}
 	}
@@ -217,7 +221,7 @@ func (r *Registry) renew(ctx context.Context, node presence.Node, sessions []pre
 }
 
 // takeFromTheDead gives keys to the renewed sessions where the session that
-// holds the key is on no live node. The check and the change are two steps, so
+// holds the key is on no live node, or may be forgotten. The check and the change are two steps, so
 // the change names the value that was checked: a Connect between them wins.
 func (r *Registry) takeFromTheDead(ctx context.Context, node presence.Node, foreign []foreignKey) error {
 	live, err := r.readNodes(ctx)
@@ -228,7 +232,7 @@ func (r *Registry) takeFromTheDead(ctx context.Context, node presence.Node, fore
 	var commands []command
 	for _, f := range foreign {
 		at, ok := parseKeyValue(f.value)
-		if ok {
+		if run := keyRun(f.value); ok && (run == "" || run == r.runID()) {
 			if i, found := index[string(at.node)]; found && live[i].Incarnation == at.incarnation {
 				continue
 			}
@@ -245,7 +249,7 @@ func (r *Registry) putUser(node presence.Node, s presence.Session, until string)
 
 func (r *Registry) renewKey(node presence.Node, s presence.Session, replace []byte) command {
 	return command{script: r.keyRenew,
-		args: []any{keyKey(s.Key), s.Mid, identity(node, s.ID, '|'), r.ttlMS, replace}}
+		args: []any{keyKey(s.Key), keyPrefix(s.Mid, r.runID()), identity(node, s.ID, '|'), r.ttlMS, replace}}
 }
 
 // runSome is run, where no commands need no round trip.
