@@ -26,6 +26,7 @@ type lane struct {
 	bytes   int64   // of queue and sent
 	movedAt since   // last answer, or the first push after everything was answered
 	stalled bool    // pushes expired since the last answer
+	refused bool    // nobody listens at the comet's address
 	space   chan struct{}
 	closed  bool
 	opening int                // number of the stream: answers of others are void
@@ -67,12 +68,18 @@ func (l *lane) nudge() {
 }
 
 // offer queues, in order, as many of ds as there is room for and returns how
-// many those were. It does not wait. A closed lane takes none.
+// many those were. It does not wait. A closed lane takes none; one whose comet
+// is dead drops them all.
 func (l *lane) offer(ds []delivery) (taken int, closed bool) {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
 		return 0, true
+	}
+	if l.refused {
+		l.mu.Unlock()
+		l.job.drop(ds, Unreachable)
+		return len(ds), false
 	}
 	now := l.job.now()
 	due := now + since(l.job.cfg.DispatchTimeout)
@@ -363,22 +370,28 @@ func (l *lane) expire() {
 	}
 }
 
-// refused is called when nobody listens at the comet's address, in place of
-// expire: what waits is unreachable now. A comet that was killed would
-// otherwise hold up, for a whole dispatch timeout, every partition that has
-// much for it.
-func (l *lane) refused() {
+// refuse is called when nobody listens at the comet's address: what waits is
+// unreachable now, and so is what comes until somebody does. A comet that was
+// killed would otherwise hold up every partition that has much for it.
+func (l *lane) refuse() {
 	l.mu.Lock()
+	l.refused = true
 	lost := append([]delivery(nil), l.queue.waiting()...)
 	l.queue.drop(len(lost))
 	bytes := sizes(lost)
-	l.stalled = true
 	if bytes > 0 {
 		l.release(bytes)
 	}
 	l.mu.Unlock()
 	l.job.meter.laneBytes.Add(-bytes)
 	l.job.drop(lost, Unreachable)
+}
+
+// reached ends refuse.
+func (l *lane) reached() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refused = false
 }
 
 // shut closes the lane for good. All it still has was for a comet that is not

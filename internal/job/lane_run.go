@@ -24,6 +24,7 @@ func (l *lane) run() {
 	var down time.Time
 	for l.comet.present.Err() == nil {
 		opened, err := l.carry(func() {
+			l.reached()
 			if !down.IsZero() {
 				log.Info("lane open again", slog.Duration("after", time.Since(down)))
 				down = time.Time{}
@@ -38,7 +39,7 @@ func (l *lane) run() {
 			l.comet.refuse()
 			return
 		case errors.Is(err, ErrRefused):
-			l.refused()
+			l.refuse()
 		}
 		if opened {
 			pause.reset()
