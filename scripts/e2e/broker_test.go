@@ -32,7 +32,7 @@ func TestBrokerRestartsUnderLoad(t *testing.T) {
 		was := l.sent.Load()
 		waitFor(t, 40*time.Second, func() error {
 			if now := l.sent.Load() - was; now < n {
-				return fmt.Errorf("%d pushes were accepted, want %d; errors: %v", now, n, l.errors)
+				return fmt.Errorf("%d pushes were accepted, want %d; errors: %v", now, n, l.why())
 			}
 			return nil
 		})
@@ -51,7 +51,7 @@ func TestBrokerRestartsUnderLoad(t *testing.T) {
 		}
 		return nil
 	})
-	t.Logf("%v, %d answered with an error: %v", crowd.tally(l), l.failed.Load(), l.errors)
+	t.Logf("%v, %d answered with an error: %v", crowd.tally(l), l.failed.Load(), l.why())
 	if tally := crowd.tally(l); tally.missing+tally.duplicates+tally.inversions > 0 {
 		t.Errorf("%v", tally)
 	}

@@ -209,6 +209,13 @@ type load struct {
 	errors   map[string]int
 }
 
+// why lists the answers of the pushes that were not accepted.
+func (l *load) why() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return fmt.Sprint(l.errors)
+}
+
 func (c *crowd) load(hc *http.Client, producers int, pause time.Duration, bases func() []string) *load {
 	l := &load{bases: bases, hc: hc, accepted: map[string][]string{}, errors: map[string]int{}}
 	c.t.Cleanup(l.stop)

@@ -32,7 +32,7 @@ func TestCometDrainsUnderLoad(t *testing.T) {
 	l := crowd.load(hc, 8, time.Millisecond, func() []string { return []string{base} })
 	waitFor(t, 20*time.Second, func() error {
 		if n := l.sent.Load(); n < 500 {
-			return fmt.Errorf("%d pushes; errors %v", n, l.errors)
+			return fmt.Errorf("%d pushes; errors %v", n, l.why())
 		}
 		return nil
 	})
@@ -46,13 +46,13 @@ func TestCometDrainsUnderLoad(t *testing.T) {
 	was := l.sent.Load()
 	waitFor(t, 20*time.Second, func() error {
 		if n := l.sent.Load() - was; n < 500 {
-			return fmt.Errorf("%d pushes since; errors %v", n, l.errors)
+			return fmt.Errorf("%d pushes since; errors %v", n, l.why())
 		}
 		return nil
 	})
 	l.stop()
 	if n := l.failed.Load(); n > 0 {
-		t.Errorf("%d pushes were answered with an error: %v", n, l.errors)
+		t.Errorf("%d pushes were answered with an error: %v", n, l.why())
 	}
 	for _, m := range crowd.members {
 		m.mu.Lock()

@@ -37,7 +37,7 @@ func TestFrozenJob(t *testing.T) {
 		was := l.sent.Load()
 		waitFor(t, 20*time.Second, func() error {
 			if now := l.sent.Load() - was; now < n {
-				return fmt.Errorf("%d pushes; errors %v", now, l.errors)
+				return fmt.Errorf("%d pushes; errors %v", now, l.why())
 			}
 			return nil
 		})
@@ -74,7 +74,7 @@ func TestFrozenJob(t *testing.T) {
 	_, by := outcomes(t, hc, jobs...)
 	t.Logf("%v; outcomes %v", tally, by)
 	if tally.duplicates+tally.inversions > 0 || l.failed.Load() > 0 {
-		t.Errorf("%v, %d pushes failed: %v", tally, l.failed.Load(), l.errors)
+		t.Errorf("%v, %d pushes failed: %v", tally, l.failed.Load(), l.why())
 	}
 }
 
@@ -112,7 +112,7 @@ func TestFrozenComet(t *testing.T) {
 	was := l.sent.Load()
 	waitFor(t, 20*time.Second, func() error {
 		if n := l.sent.Load() - was; n < 1000 {
-			return fmt.Errorf("%d pushes; errors %v", n, l.errors)
+			return fmt.Errorf("%d pushes; errors %v", n, l.why())
 		}
 		return nil
 	})

@@ -59,7 +59,7 @@ func TestLogicIsKilledUnderLoad(t *testing.T) {
 		a, s := auths.Load(), l.sent.Load()
 		waitFor(t, 20*time.Second, func() error {
 			if auths.Load()-a < 300 || l.sent.Load()-s < 500 {
-				return fmt.Errorf("%d auths, %d pushes, refused %d, errors %v", auths.Load()-a, l.sent.Load()-s, refused.Load(), l.errors)
+				return fmt.Errorf("%d auths, %d pushes, refused %d, errors %v", auths.Load()-a, l.sent.Load()-s, refused.Load(), l.why())
 			}
 			return nil
 		})
@@ -88,7 +88,7 @@ func TestLogicIsKilledUnderLoad(t *testing.T) {
 	_, by := outcomes(t, hc, job)
 	t.Logf("%v; outcomes %v", tally, by)
 	if tally.duplicates+tally.inversions > 0 || l.failed.Load() > 0 || crowd.connects.Load() != 40 {
-		t.Errorf("%v, %d pushes failed (%v), %d connections", tally, l.failed.Load(), l.errors, crowd.connects.Load())
+		t.Errorf("%v, %d pushes failed (%v), %d connections", tally, l.failed.Load(), l.why(), crowd.connects.Load())
 	}
 	if n := by["delivered"] - before["delivered"]; n != float64(tally.accepted) {
 		t.Errorf("%g counted as delivered, %d accepted", n, tally.accepted)
@@ -135,13 +135,13 @@ func TestDiscoveryStaysAway(t *testing.T) {
 	was := l.sent.Load()
 	waitFor(t, 20*time.Second, func() error {
 		if n := l.sent.Load() - was; n < 500 {
-			return fmt.Errorf("%d pushes; errors %v", n, l.errors)
+			return fmt.Errorf("%d pushes; errors %v", n, l.why())
 		}
 		return nil
 	})
 	l.stop()
 	if n := l.failed.Load(); n > 0 {
-		t.Errorf("%d pushes failed: %v", n, l.errors)
+		t.Errorf("%d pushes failed: %v", n, l.why())
 	}
 	tally := crowd.tally(l)
 	t.Logf("%v", tally) // what was pushed to clients on their way is missing
