@@ -206,9 +206,12 @@ func (c *Client) follow(ctx context.Context) (err error) {
 				state.Addresses = append(state.Addresses, resolver.Address{Addr: addr})
 			}
 		}
-		c.mu.Lock()
-		c.list++ // streams of the list before end after their call
-		c.mu.Unlock()
 		c.resolver.UpdateState(state)
+		// Streams of the list before end after their call. Not before the line
+		// above: a stream that was opened in between would count as new, and
+		// stay with a logic that has left for as long as a stream may.
+		c.mu.Lock()
+		c.list++
+		c.mu.Unlock()
 	}
 }

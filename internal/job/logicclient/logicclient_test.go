@@ -282,6 +282,8 @@ func TestAnotherLogicIsTried(t *testing.T) {
 	}
 }
 
+// Symptom, now and then: for up to a minute Route went on with a logic that had
+// left. Cause: the list was counted as new before it was in force.
 func TestLogicsComeAndGo(t *testing.T) {
 	checkLeaks(t)
 	l1, l2 := newLogic(t, "l1"), newLogic(t, "l2")
