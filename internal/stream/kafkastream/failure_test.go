@@ -126,7 +126,7 @@ func TestKilledMemberLosesAndSkipsNothing(t *testing.T) {
 	})
 	// Its last commit is refused, which is the point, and Run may say so.
 	a.cancel()
-	<-a.ended
+	t.Logf("Run: %v", <-a.ended)
 	a.ended <- nil
 	silence.Remove()
 	b := run(t, cfg, l.diligent("b"), ConsumerHooks{})
