@@ -316,7 +316,9 @@ type Push struct {
 	Room       string   `protobuf:"bytes,9,opt,name=room,proto3" json:"room,omitempty"`
 	All        bool     `protobuf:"varint,10,opt,name=all,proto3" json:"all,omitempty"`
 	// speed of an all-push for this comet, sessions per second; 0 = no limit.
-	Speed         uint32 `protobuf:"varint,11,opt,name=speed,proto3" json:"speed,omitempty"`
+	Speed uint32 `protobuf:"varint,11,opt,name=speed,proto3" json:"speed,omitempty"`
+	// comets is the number of comets that share this all-push; 0 = not told.
+	Comets        uint32 `protobuf:"varint,12,opt,name=comets,proto3" json:"comets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -424,6 +426,13 @@ func (x *Push) GetAll() bool {
 func (x *Push) GetSpeed() uint32 {
 	if x != nil {
 		return x.Speed
+	}
+	return 0
+}
+
+func (x *Push) GetComets() uint32 {
+	if x != nil {
+		return x.Comets
 	}
 	return 0
 }
@@ -612,11 +621,14 @@ type PushResult struct {
 	// sessions is parallel to Push.sessions; empty for room and all.
 	Sessions []Outcome `protobuf:"varint,1,rep,packed,name=sessions,proto3,enum=perseid.comet.v1.Outcome" json:"sessions,omitempty"`
 	// counts of all targets of the push.
-	Delivered     uint32 `protobuf:"varint,2,opt,name=delivered,proto3" json:"delivered,omitempty"`
-	NotHere       uint32 `protobuf:"varint,3,opt,name=not_here,json=notHere,proto3" json:"not_here,omitempty"`
-	Filtered      uint32 `protobuf:"varint,4,opt,name=filtered,proto3" json:"filtered,omitempty"`
-	Slow          uint32 `protobuf:"varint,5,opt,name=slow,proto3" json:"slow,omitempty"`
-	Repeat        bool   `protobuf:"varint,6,opt,name=repeat,proto3" json:"repeat,omitempty"`
+	Delivered uint32 `protobuf:"varint,2,opt,name=delivered,proto3" json:"delivered,omitempty"`
+	NotHere   uint32 `protobuf:"varint,3,opt,name=not_here,json=notHere,proto3" json:"not_here,omitempty"`
+	Filtered  uint32 `protobuf:"varint,4,opt,name=filtered,proto3" json:"filtered,omitempty"`
+	Slow      uint32 `protobuf:"varint,5,opt,name=slow,proto3" json:"slow,omitempty"`
+	Repeat    bool   `protobuf:"varint,6,opt,name=repeat,proto3" json:"repeat,omitempty"`
+	// canceled: sessions that an all-push with a speed did not reach because it
+	// was canceled before this comet got it.
+	Canceled      uint32 `protobuf:"varint,7,opt,name=canceled,proto3" json:"canceled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -691,6 +703,13 @@ func (x *PushResult) GetRepeat() bool {
 		return x.Repeat
 	}
 	return false
+}
+
+func (x *PushResult) GetCanceled() uint32 {
+	if x != nil {
+		return x.Canceled
+	}
+	return 0
 }
 
 type RoomsAck struct {
@@ -1059,7 +1078,7 @@ const file_api_comet_v1_comet_proto_rawDesc = "" +
 	"\x05lanes\x18\x04 \x01(\rR\x05lanes\x12 \n" +
 	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\"7\n" +
 	"\x05Batch\x12.\n" +
-	"\x06pushes\x18\x01 \x03(\v2\x16.perseid.comet.v1.PushR\x06pushes\"\x86\x02\n" +
+	"\x06pushes\x18\x01 \x03(\v2\x16.perseid.comet.v1.PushR\x06pushes\"\x9e\x02\n" +
 	"\x04Push\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x0e\n" +
@@ -1073,7 +1092,8 @@ const file_api_comet_v1_comet_proto_rawDesc = "" +
 	"\x04room\x18\t \x01(\tR\x04room\x12\x10\n" +
 	"\x03all\x18\n" +
 	" \x01(\bR\x03all\x12\x14\n" +
-	"\x05speed\x18\v \x01(\rR\x05speed\"\x87\x01\n" +
+	"\x05speed\x18\v \x01(\rR\x05speed\x12\x16\n" +
+	"\x06comets\x18\f \x01(\rR\x06comets\"\x87\x01\n" +
 	"\rDispatchReply\x125\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.perseid.comet.v1.WelcomeH\x00R\awelcome\x127\n" +
 	"\x06result\x18\x02 \x01(\v2\x1d.perseid.comet.v1.BatchResultH\x00R\x06resultB\x06\n" +
@@ -1082,7 +1102,7 @@ const file_api_comet_v1_comet_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"E\n" +
 	"\vBatchResult\x126\n" +
-	"\aresults\x18\x01 \x03(\v2\x1c.perseid.comet.v1.PushResultR\aresults\"\xc4\x01\n" +
+	"\aresults\x18\x01 \x03(\v2\x1c.perseid.comet.v1.PushResultR\aresults\"\xe0\x01\n" +
 	"\n" +
 	"PushResult\x125\n" +
 	"\bsessions\x18\x01 \x03(\x0e2\x19.perseid.comet.v1.OutcomeR\bsessions\x12\x1c\n" +
@@ -1090,7 +1110,8 @@ const file_api_comet_v1_comet_proto_rawDesc = "" +
 	"\bnot_here\x18\x03 \x01(\rR\anotHere\x12\x1a\n" +
 	"\bfiltered\x18\x04 \x01(\rR\bfiltered\x12\x12\n" +
 	"\x04slow\x18\x05 \x01(\rR\x04slow\x12\x16\n" +
-	"\x06repeat\x18\x06 \x01(\bR\x06repeat\"6\n" +
+	"\x06repeat\x18\x06 \x01(\bR\x06repeat\x12\x1a\n" +
+	"\bcanceled\x18\a \x01(\rR\bcanceled\"6\n" +
 	"\bRoomsAck\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\"\xcc\x01\n" +

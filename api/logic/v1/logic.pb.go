@@ -523,8 +523,11 @@ type RefreshRequest struct {
 	// sessions whose locations are renewed (and restored, if Redis lost them).
 	Sessions []*Session `protobuf:"bytes,3,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	// rooms is set when with_rooms: sessions per room on this comet, whole.
-	WithRooms     bool             `protobuf:"varint,4,opt,name=with_rooms,json=withRooms,proto3" json:"with_rooms,omitempty"`
-	Rooms         map[string]int32 `protobuf:"bytes,5,rep,name=rooms,proto3" json:"rooms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	WithRooms bool             `protobuf:"varint,4,opt,name=with_rooms,json=withRooms,proto3" json:"with_rooms,omitempty"`
+	Rooms     map[string]int32 `protobuf:"bytes,5,rep,name=rooms,proto3" json:"rooms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// shares say how far this comet is with pushes to all that have a speed:
+	// those under way, and those that ended since the last call that worked.
+	Shares        []*BroadcastShare `protobuf:"bytes,6,rep,name=shares,proto3" json:"shares,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -594,6 +597,138 @@ func (x *RefreshRequest) GetRooms() map[string]int32 {
 	return nil
 }
 
+func (x *RefreshRequest) GetShares() []*BroadcastShare {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+// BroadcastShare is what one comet does of a push to all that has a speed.
+type BroadcastShare struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// msg_id of the push, 16 bytes.
+	MsgId []byte `protobuf:"bytes,1,opt,name=msg_id,json=msgId,proto3" json:"msg_id,omitempty"`
+	// comets is the number of comets that share it, as the job said.
+	Comets uint32 `protobuf:"varint,2,opt,name=comets,proto3" json:"comets,omitempty"`
+	// speed of this share, sessions per second.
+	Speed uint32 `protobuf:"varint,3,opt,name=speed,proto3" json:"speed,omitempty"`
+	// started_ms is when the first session was its turn, in Unix milliseconds of
+	// the comet's clock; 0 = it waits for pushes before it.
+	StartedMs int64 `protobuf:"varint,4,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
+	// finished: nothing follows.
+	Finished bool `protobuf:"varint,5,opt,name=finished,proto3" json:"finished,omitempty"`
+	// total is the number of sessions it is for; while it is not finished, as
+	// of its begin.
+	Total         uint32 `protobuf:"varint,6,opt,name=total,proto3" json:"total,omitempty"`
+	Delivered     uint32 `protobuf:"varint,7,opt,name=delivered,proto3" json:"delivered,omitempty"`
+	Filtered      uint32 `protobuf:"varint,8,opt,name=filtered,proto3" json:"filtered,omitempty"`
+	Slow          uint32 `protobuf:"varint,9,opt,name=slow,proto3" json:"slow,omitempty"`
+	Canceled      uint32 `protobuf:"varint,10,opt,name=canceled,proto3" json:"canceled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BroadcastShare) Reset() {
+	*x = BroadcastShare{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BroadcastShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BroadcastShare) ProtoMessage() {}
+
+func (x *BroadcastShare) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BroadcastShare.ProtoReflect.Descriptor instead.
+func (*BroadcastShare) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *BroadcastShare) GetMsgId() []byte {
+	if x != nil {
+		return x.MsgId
+	}
+	return nil
+}
+
+func (x *BroadcastShare) GetComets() uint32 {
+	if x != nil {
+		return x.Comets
+	}
+	return 0
+}
+
+func (x *BroadcastShare) GetSpeed() uint32 {
+	if x != nil {
+		return x.Speed
+	}
+	return 0
+}
+
+func (x *BroadcastShare) GetStartedMs() int64 {
+	if x != nil {
+		return x.StartedMs
+	}
+	return 0
+}
+
+func (x *BroadcastShare) GetFinished() bool {
+	if x != nil {
+		return x.Finished
+	}
+	return false
+}
+
+func (x *BroadcastShare) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *BroadcastShare) GetDelivered() uint32 {
+	if x != nil {
+		return x.Delivered
+	}
+	return 0
+}
+
+func (x *BroadcastShare) GetFiltered() uint32 {
+	if x != nil {
+		return x.Filtered
+	}
+	return 0
+}
+
+func (x *BroadcastShare) GetSlow() uint32 {
+	if x != nil {
+		return x.Slow
+	}
+	return 0
+}
+
+func (x *BroadcastShare) GetCanceled() uint32 {
+	if x != nil {
+		return x.Canceled
+	}
+	return 0
+}
+
 type NodeInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// grpc_addr is host:port of the comet's gRPC server as jobs dial it.
@@ -615,7 +750,7 @@ type NodeInfo struct {
 
 func (x *NodeInfo) Reset() {
 	*x = NodeInfo{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[9]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +762,7 @@ func (x *NodeInfo) String() string {
 func (*NodeInfo) ProtoMessage() {}
 
 func (x *NodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[9]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +775,7 @@ func (x *NodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfo.ProtoReflect.Descriptor instead.
 func (*NodeInfo) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{9}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeInfo) GetGrpcAddr() string {
@@ -719,14 +854,17 @@ type RefreshReply struct {
 	// lost the locations too.
 	Resync bool `protobuf:"varint,1,opt,name=resync,proto3" json:"resync,omitempty"`
 	// room_counts are the cluster's counts of the rooms of the request.
-	RoomCounts    map[string]int32 `protobuf:"bytes,2,rep,name=room_counts,json=roomCounts,proto3" json:"room_counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	RoomCounts map[string]int32 `protobuf:"bytes,2,rep,name=room_counts,json=roomCounts,proto3" json:"room_counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// canceled are the msg_ids of all pushes to all that are canceled and not
+	// yet forgotten.
+	Canceled      [][]byte `protobuf:"bytes,3,rep,name=canceled,proto3" json:"canceled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RefreshReply) Reset() {
 	*x = RefreshReply{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[10]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +876,7 @@ func (x *RefreshReply) String() string {
 func (*RefreshReply) ProtoMessage() {}
 
 func (x *RefreshReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[10]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +889,7 @@ func (x *RefreshReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshReply.ProtoReflect.Descriptor instead.
 func (*RefreshReply) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{10}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RefreshReply) GetResync() bool {
@@ -768,6 +906,13 @@ func (x *RefreshReply) GetRoomCounts() map[string]int32 {
 	return nil
 }
 
+func (x *RefreshReply) GetCanceled() [][]byte {
+	if x != nil {
+		return x.Canceled
+	}
+	return nil
+}
+
 type LeaveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -777,7 +922,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[11]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +934,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[11]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +947,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{11}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LeaveRequest) GetNode() *Node {
@@ -820,7 +965,7 @@ type LeaveReply struct {
 
 func (x *LeaveReply) Reset() {
 	*x = LeaveReply{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[12]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +977,7 @@ func (x *LeaveReply) String() string {
 func (*LeaveReply) ProtoMessage() {}
 
 func (x *LeaveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[12]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +990,7 @@ func (x *LeaveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveReply.ProtoReflect.Descriptor instead.
 func (*LeaveReply) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{12}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{13}
 }
 
 type RouteRequest struct {
@@ -857,7 +1002,7 @@ type RouteRequest struct {
 
 func (x *RouteRequest) Reset() {
 	*x = RouteRequest{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[13]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +1014,7 @@ func (x *RouteRequest) String() string {
 func (*RouteRequest) ProtoMessage() {}
 
 func (x *RouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[13]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1027,7 @@ func (x *RouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteRequest.ProtoReflect.Descriptor instead.
 func (*RouteRequest) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{13}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RouteRequest) GetItems() []*RouteItem {
@@ -902,7 +1047,7 @@ type RouteItem struct {
 
 func (x *RouteItem) Reset() {
 	*x = RouteItem{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[14]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1059,7 @@ func (x *RouteItem) String() string {
 func (*RouteItem) ProtoMessage() {}
 
 func (x *RouteItem) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[14]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1072,7 @@ func (x *RouteItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteItem.ProtoReflect.Descriptor instead.
 func (*RouteItem) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{14}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RouteItem) GetKeys() []string {
@@ -957,7 +1102,7 @@ type RouteReply struct {
 
 func (x *RouteReply) Reset() {
 	*x = RouteReply{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[15]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1114,7 @@ func (x *RouteReply) String() string {
 func (*RouteReply) ProtoMessage() {}
 
 func (x *RouteReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[15]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1127,7 @@ func (x *RouteReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteReply.ProtoReflect.Descriptor instead.
 func (*RouteReply) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{15}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RouteReply) GetNodes() []*LiveNode {
@@ -1016,7 +1161,7 @@ type LiveNode struct {
 
 func (x *LiveNode) Reset() {
 	*x = LiveNode{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[16]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1173,7 @@ func (x *LiveNode) String() string {
 func (*LiveNode) ProtoMessage() {}
 
 func (x *LiveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[16]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1186,7 @@ func (x *LiveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveNode.ProtoReflect.Descriptor instead.
 func (*LiveNode) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{16}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LiveNode) GetNode() *Node {
@@ -1071,7 +1216,7 @@ type RouteResult struct {
 
 func (x *RouteResult) Reset() {
 	*x = RouteResult{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[17]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1228,7 @@ func (x *RouteResult) String() string {
 func (*RouteResult) ProtoMessage() {}
 
 func (x *RouteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[17]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1241,7 @@ func (x *RouteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteResult.ProtoReflect.Descriptor instead.
 func (*RouteResult) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{17}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RouteResult) GetLocations() []*Location {
@@ -1126,7 +1271,7 @@ type Location struct {
 
 func (x *Location) Reset() {
 	*x = Location{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[18]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1283,7 @@ func (x *Location) String() string {
 func (*Location) ProtoMessage() {}
 
 func (x *Location) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[18]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1296,7 @@ func (x *Location) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Location.ProtoReflect.Descriptor instead.
 func (*Location) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{18}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Location) GetNode() uint32 {
@@ -1211,18 +1356,32 @@ const file_api_logic_v1_logic_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x10\n" +
 	"\x03mid\x18\x02 \x01(\x03R\x03mid\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\tR\x03key\"\x11\n" +
-	"\x0fDisconnectReply\"\xbf\x02\n" +
+	"\x0fDisconnectReply\"\xf9\x02\n" +
 	"\x0eRefreshRequest\x12*\n" +
 	"\x04node\x18\x01 \x01(\v2\x16.perseid.logic.v1.NodeR\x04node\x12.\n" +
 	"\x04info\x18\x02 \x01(\v2\x1a.perseid.logic.v1.NodeInfoR\x04info\x125\n" +
 	"\bsessions\x18\x03 \x03(\v2\x19.perseid.logic.v1.SessionR\bsessions\x12\x1d\n" +
 	"\n" +
 	"with_rooms\x18\x04 \x01(\bR\twithRooms\x12A\n" +
-	"\x05rooms\x18\x05 \x03(\v2+.perseid.logic.v1.RefreshRequest.RoomsEntryR\x05rooms\x1a8\n" +
+	"\x05rooms\x18\x05 \x03(\v2+.perseid.logic.v1.RefreshRequest.RoomsEntryR\x05rooms\x128\n" +
+	"\x06shares\x18\x06 \x03(\v2 .perseid.logic.v1.BroadcastShareR\x06shares\x1a8\n" +
 	"\n" +
 	"RoomsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x90\x02\n" +
+	"\x0eBroadcastShare\x12\x15\n" +
+	"\x06msg_id\x18\x01 \x01(\fR\x05msgId\x12\x16\n" +
+	"\x06comets\x18\x02 \x01(\rR\x06comets\x12\x14\n" +
+	"\x05speed\x18\x03 \x01(\rR\x05speed\x12\x1d\n" +
+	"\n" +
+	"started_ms\x18\x04 \x01(\x03R\tstartedMs\x12\x1a\n" +
+	"\bfinished\x18\x05 \x01(\bR\bfinished\x12\x14\n" +
+	"\x05total\x18\x06 \x01(\rR\x05total\x12\x1c\n" +
+	"\tdelivered\x18\a \x01(\rR\tdelivered\x12\x1a\n" +
+	"\bfiltered\x18\b \x01(\rR\bfiltered\x12\x12\n" +
+	"\x04slow\x18\t \x01(\rR\x04slow\x12\x1a\n" +
+	"\bcanceled\x18\n" +
+	" \x01(\rR\bcanceled\"\x90\x02\n" +
 	"\bNodeInfo\x12\x1b\n" +
 	"\tgrpc_addr\x18\x01 \x01(\tR\bgrpcAddr\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x12\n" +
@@ -1235,11 +1394,12 @@ const file_api_logic_v1_logic_proto_rawDesc = "" +
 	"\n" +
 	"conn_count\x18\t \x01(\x03R\tconnCount\x12\x19\n" +
 	"\bip_count\x18\n" +
-	" \x01(\x03R\aipCount\"\xb6\x01\n" +
+	" \x01(\x03R\aipCount\"\xd2\x01\n" +
 	"\fRefreshReply\x12\x16\n" +
 	"\x06resync\x18\x01 \x01(\bR\x06resync\x12O\n" +
 	"\vroom_counts\x18\x02 \x03(\v2..perseid.logic.v1.RefreshReply.RoomCountsEntryR\n" +
-	"roomCounts\x1a=\n" +
+	"roomCounts\x12\x1a\n" +
+	"\bcanceled\x18\x03 \x03(\fR\bcanceled\x1a=\n" +
 	"\x0fRoomCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\":\n" +
@@ -1287,7 +1447,7 @@ func file_api_logic_v1_logic_proto_rawDescGZIP() []byte {
 	return file_api_logic_v1_logic_proto_rawDescData
 }
 
-var file_api_logic_v1_logic_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_api_logic_v1_logic_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_api_logic_v1_logic_proto_goTypes = []any{
 	(*Node)(nil),              // 0: perseid.logic.v1.Node
 	(*ConnectRequest)(nil),    // 1: perseid.logic.v1.ConnectRequest
@@ -1298,18 +1458,19 @@ var file_api_logic_v1_logic_proto_goTypes = []any{
 	(*Session)(nil),           // 6: perseid.logic.v1.Session
 	(*DisconnectReply)(nil),   // 7: perseid.logic.v1.DisconnectReply
 	(*RefreshRequest)(nil),    // 8: perseid.logic.v1.RefreshRequest
-	(*NodeInfo)(nil),          // 9: perseid.logic.v1.NodeInfo
-	(*RefreshReply)(nil),      // 10: perseid.logic.v1.RefreshReply
-	(*LeaveRequest)(nil),      // 11: perseid.logic.v1.LeaveRequest
-	(*LeaveReply)(nil),        // 12: perseid.logic.v1.LeaveReply
-	(*RouteRequest)(nil),      // 13: perseid.logic.v1.RouteRequest
-	(*RouteItem)(nil),         // 14: perseid.logic.v1.RouteItem
-	(*RouteReply)(nil),        // 15: perseid.logic.v1.RouteReply
-	(*LiveNode)(nil),          // 16: perseid.logic.v1.LiveNode
-	(*RouteResult)(nil),       // 17: perseid.logic.v1.RouteResult
-	(*Location)(nil),          // 18: perseid.logic.v1.Location
-	nil,                       // 19: perseid.logic.v1.RefreshRequest.RoomsEntry
-	nil,                       // 20: perseid.logic.v1.RefreshReply.RoomCountsEntry
+	(*BroadcastShare)(nil),    // 9: perseid.logic.v1.BroadcastShare
+	(*NodeInfo)(nil),          // 10: perseid.logic.v1.NodeInfo
+	(*RefreshReply)(nil),      // 11: perseid.logic.v1.RefreshReply
+	(*LeaveRequest)(nil),      // 12: perseid.logic.v1.LeaveRequest
+	(*LeaveReply)(nil),        // 13: perseid.logic.v1.LeaveReply
+	(*RouteRequest)(nil),      // 14: perseid.logic.v1.RouteRequest
+	(*RouteItem)(nil),         // 15: perseid.logic.v1.RouteItem
+	(*RouteReply)(nil),        // 16: perseid.logic.v1.RouteReply
+	(*LiveNode)(nil),          // 17: perseid.logic.v1.LiveNode
+	(*RouteResult)(nil),       // 18: perseid.logic.v1.RouteResult
+	(*Location)(nil),          // 19: perseid.logic.v1.Location
+	nil,                       // 20: perseid.logic.v1.RefreshRequest.RoomsEntry
+	nil,                       // 21: perseid.logic.v1.RefreshReply.RoomCountsEntry
 }
 var file_api_logic_v1_logic_proto_depIdxs = []int32{
 	0,  // 0: perseid.logic.v1.ConnectRequest.node:type_name -> perseid.logic.v1.Node
@@ -1318,31 +1479,32 @@ var file_api_logic_v1_logic_proto_depIdxs = []int32{
 	0,  // 3: perseid.logic.v1.DisconnectRequest.node:type_name -> perseid.logic.v1.Node
 	6,  // 4: perseid.logic.v1.DisconnectRequest.sessions:type_name -> perseid.logic.v1.Session
 	0,  // 5: perseid.logic.v1.RefreshRequest.node:type_name -> perseid.logic.v1.Node
-	9,  // 6: perseid.logic.v1.RefreshRequest.info:type_name -> perseid.logic.v1.NodeInfo
+	10, // 6: perseid.logic.v1.RefreshRequest.info:type_name -> perseid.logic.v1.NodeInfo
 	6,  // 7: perseid.logic.v1.RefreshRequest.sessions:type_name -> perseid.logic.v1.Session
-	19, // 8: perseid.logic.v1.RefreshRequest.rooms:type_name -> perseid.logic.v1.RefreshRequest.RoomsEntry
-	20, // 9: perseid.logic.v1.RefreshReply.room_counts:type_name -> perseid.logic.v1.RefreshReply.RoomCountsEntry
-	0,  // 10: perseid.logic.v1.LeaveRequest.node:type_name -> perseid.logic.v1.Node
-	14, // 11: perseid.logic.v1.RouteRequest.items:type_name -> perseid.logic.v1.RouteItem
-	16, // 12: perseid.logic.v1.RouteReply.nodes:type_name -> perseid.logic.v1.LiveNode
-	17, // 13: perseid.logic.v1.RouteReply.results:type_name -> perseid.logic.v1.RouteResult
-	0,  // 14: perseid.logic.v1.LiveNode.node:type_name -> perseid.logic.v1.Node
-	18, // 15: perseid.logic.v1.RouteResult.locations:type_name -> perseid.logic.v1.Location
-	1,  // 16: perseid.logic.v1.Logic.Connect:input_type -> perseid.logic.v1.ConnectRequest
-	5,  // 17: perseid.logic.v1.Logic.Disconnect:input_type -> perseid.logic.v1.DisconnectRequest
-	8,  // 18: perseid.logic.v1.Logic.Refresh:input_type -> perseid.logic.v1.RefreshRequest
-	11, // 19: perseid.logic.v1.Logic.Leave:input_type -> perseid.logic.v1.LeaveRequest
-	13, // 20: perseid.logic.v1.Logic.Route:input_type -> perseid.logic.v1.RouteRequest
-	3,  // 21: perseid.logic.v1.Logic.Connect:output_type -> perseid.logic.v1.ConnectReply
-	7,  // 22: perseid.logic.v1.Logic.Disconnect:output_type -> perseid.logic.v1.DisconnectReply
-	10, // 23: perseid.logic.v1.Logic.Refresh:output_type -> perseid.logic.v1.RefreshReply
-	12, // 24: perseid.logic.v1.Logic.Leave:output_type -> perseid.logic.v1.LeaveReply
-	15, // 25: perseid.logic.v1.Logic.Route:output_type -> perseid.logic.v1.RouteReply
-	21, // [21:26] is the sub-list for method output_type
-	16, // [16:21] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	20, // 8: perseid.logic.v1.RefreshRequest.rooms:type_name -> perseid.logic.v1.RefreshRequest.RoomsEntry
+	9,  // 9: perseid.logic.v1.RefreshRequest.shares:type_name -> perseid.logic.v1.BroadcastShare
+	21, // 10: perseid.logic.v1.RefreshReply.room_counts:type_name -> perseid.logic.v1.RefreshReply.RoomCountsEntry
+	0,  // 11: perseid.logic.v1.LeaveRequest.node:type_name -> perseid.logic.v1.Node
+	15, // 12: perseid.logic.v1.RouteRequest.items:type_name -> perseid.logic.v1.RouteItem
+	17, // 13: perseid.logic.v1.RouteReply.nodes:type_name -> perseid.logic.v1.LiveNode
+	18, // 14: perseid.logic.v1.RouteReply.results:type_name -> perseid.logic.v1.RouteResult
+	0,  // 15: perseid.logic.v1.LiveNode.node:type_name -> perseid.logic.v1.Node
+	19, // 16: perseid.logic.v1.RouteResult.locations:type_name -> perseid.logic.v1.Location
+	1,  // 17: perseid.logic.v1.Logic.Connect:input_type -> perseid.logic.v1.ConnectRequest
+	5,  // 18: perseid.logic.v1.Logic.Disconnect:input_type -> perseid.logic.v1.DisconnectRequest
+	8,  // 19: perseid.logic.v1.Logic.Refresh:input_type -> perseid.logic.v1.RefreshRequest
+	12, // 20: perseid.logic.v1.Logic.Leave:input_type -> perseid.logic.v1.LeaveRequest
+	14, // 21: perseid.logic.v1.Logic.Route:input_type -> perseid.logic.v1.RouteRequest
+	3,  // 22: perseid.logic.v1.Logic.Connect:output_type -> perseid.logic.v1.ConnectReply
+	7,  // 23: perseid.logic.v1.Logic.Disconnect:output_type -> perseid.logic.v1.DisconnectReply
+	11, // 24: perseid.logic.v1.Logic.Refresh:output_type -> perseid.logic.v1.RefreshReply
+	13, // 25: perseid.logic.v1.Logic.Leave:output_type -> perseid.logic.v1.LeaveReply
+	16, // 26: perseid.logic.v1.Logic.Route:output_type -> perseid.logic.v1.RouteReply
+	22, // [22:27] is the sub-list for method output_type
+	17, // [17:22] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_api_logic_v1_logic_proto_init() }
@@ -1356,7 +1518,7 @@ func file_api_logic_v1_logic_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_logic_v1_logic_proto_rawDesc), len(file_api_logic_v1_logic_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
