@@ -9,6 +9,7 @@
 package message
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -35,23 +36,41 @@ func (id ID) String() string { return hex.EncodeToString(id[:]) }
 // UnixMS is the accept time inside the id.
 func (id ID) UnixMS() int64 { return int64(binary.BigEndian.Uint64(id[:8]) >> 16) }
 
-// Flags is the bit set of a message (pipeline.md, section 5). Unknown bits are
-// kept and forwarded; an absent bit means "no".
-type Flags uint32
+// DeriveID is the id of a message that its caller can name: the same scope and
+// name give the same id, so that a retry is recognised (pipeline.md, section
+// 2). The id holds no time.
+func DeriveID(scope, name string) ID {
+	h := sha256.New()
+	var n [8]byte
+	binary.BigEndian.PutUint64(n[:], uint64(len(scope)))
+	h.Write(n[:])
+	h.Write([]byte(scope))
+	h.Write([]byte(name))
+	return ID(h.Sum(nil)[:16])
+}
 
+// Limits of what a caller names, in bytes. Kafka records have room for them
+// beside the body.
 const (
-	// Store asks for a position in the timeline of each target. Reserved: a
-	// request that sets it is refused until timelines exist.
-	Store Flags = 1 << 0
-	// Urgent skips write merging.
-	Urgent Flags = 1 << 5
+	MaxClientIDBytes = 64
+	MaxAuditBytes    = 32 // Operator and Source, each
 )
 
 // Message is what was accepted from a caller.
 type Message struct {
 	ID         ID
 	Op         int32 // operation of the packet the clients receive
-	Flags      Flags
-	AcceptedMS int64 // Unix milliseconds of logic's clock at accept
+	Flags      Flags // resolved at accept: the defaults of Kind are in it
+	Kind       Kind
+	Sender     int64  // mid; 0 = a backend
+	ClientID   string // the sender's own id of the message; "" = none
+	Operator   string // who acted in the sender's name; for audit
+	Source     string // entry it came through; for audit
+	AcceptedMS int64  // Unix milliseconds of logic's clock at accept
+	ExpiresMS  int64  // Unix milliseconds after which nobody gets it any more; 0 = never
 	Body       []byte
 }
+
+// Expired tells whether the message is not worth delivering at nowMS. Its
+// position stays.
+func (m *Message) Expired(nowMS int64) bool { return m.ExpiresMS > 0 && nowMS >= m.ExpiresMS }

@@ -76,6 +76,39 @@ func (t Target) Timeline() Timeline {
 	return AllTimeline
 }
 
+// Inbox is the timeline of a user.
+func Inbox(mid int64) Timeline { return ToUser(mid).Timeline() }
+
+// CanStore tells whether messages of the timeline can be kept: a connection key
+// has no timeline that outlives the connection.
+func (tl Timeline) CanStore() bool {
+	if _, room := tl.Room(); room {
+		return true
+	}
+	_, user := tl.Mid()
+	return user
+}
+
+// Mid is the user whose inbox the timeline is. Only the one spelling that
+// Inbox writes is an inbox.
+func (tl Timeline) Mid() (int64, bool) {
+	name, ok := strings.CutPrefix(string(tl), "u:")
+	if !ok {
+		return 0, false
+	}
+	mid, err := strconv.ParseInt(name, 10, 64)
+	if err != nil || mid <= 0 || Inbox(mid) != tl {
+		return 0, false
+	}
+	return mid, true
+}
+
+// Room is the room key of a room's timeline.
+func (tl Timeline) Room() (string, bool) {
+	room, ok := strings.CutPrefix(string(tl), "r:")
+	return room, ok && CheckRoomKey(room) == nil
+}
+
 // hash is FNV-1a, 32 bit (hash/fnv allocates); the low half picks the
 // partition, the high half the lane, so that the timelines of one partition
 // still spread over all lanes.

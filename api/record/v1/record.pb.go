@@ -97,7 +97,20 @@ type PushMsg struct {
 	// accepted_ms is logic's wall clock at accept, in Unix milliseconds.
 	AcceptedMs int64 `protobuf:"varint,18,opt,name=accepted_ms,json=acceptedMs,proto3" json:"accepted_ms,omitempty"`
 	// flags is the bit set of message.Flags; unknown bits are forwarded.
-	Flags         uint32 `protobuf:"varint,19,opt,name=flags,proto3" json:"flags,omitempty"`
+	Flags uint32 `protobuf:"varint,19,opt,name=flags,proto3" json:"flags,omitempty"`
+	// kind is message.Kind; kinds that a reader does not know are kept.
+	Kind uint32 `protobuf:"varint,20,opt,name=kind,proto3" json:"kind,omitempty"`
+	// sender is the mid of the user who sent it; 0 = a backend.
+	Sender int64 `protobuf:"varint,21,opt,name=sender,proto3" json:"sender,omitempty"`
+	// client_id is the sender's own id of the message (client_msg_id).
+	ClientId string `protobuf:"bytes,22,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// expires_ms is when it stops being worth delivering, in Unix milliseconds;
+	// 0 = never. A position stays, whatever happens to the message.
+	ExpiresMs int64 `protobuf:"varint,23,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	// operator is who acted in the sender's name, source the entry it came
+	// through; both are kept for audit and mean nothing here.
+	Operator      string `protobuf:"bytes,24,opt,name=operator,proto3" json:"operator,omitempty"`
+	Source        string `protobuf:"bytes,25,opt,name=source,proto3" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -209,11 +222,53 @@ func (x *PushMsg) GetFlags() uint32 {
 	return 0
 }
 
+func (x *PushMsg) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *PushMsg) GetSender() int64 {
+	if x != nil {
+		return x.Sender
+	}
+	return 0
+}
+
+func (x *PushMsg) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *PushMsg) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *PushMsg) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *PushMsg) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 var File_api_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_api_record_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1aapi/record/v1/record.proto\x12\x11perseid.record.v1\"\xd1\x02\n" +
+	"\x1aapi/record/v1/record.proto\x12\x11perseid.record.v1\"\xed\x03\n" +
 	"\aPushMsg\x123\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1f.perseid.record.v1.PushMsg.TypeR\x04type\x12\x1c\n" +
 	"\toperation\x18\x02 \x01(\x05R\toperation\x12\x14\n" +
@@ -226,7 +281,14 @@ const file_api_record_v1_record_proto_rawDesc = "" +
 	"\x06msg_id\x18\x11 \x01(\fR\x05msgId\x12\x1f\n" +
 	"\vaccepted_ms\x18\x12 \x01(\x03R\n" +
 	"acceptedMs\x12\x14\n" +
-	"\x05flags\x18\x13 \x01(\rR\x05flags\")\n" +
+	"\x05flags\x18\x13 \x01(\rR\x05flags\x12\x12\n" +
+	"\x04kind\x18\x14 \x01(\rR\x04kind\x12\x16\n" +
+	"\x06sender\x18\x15 \x01(\x03R\x06sender\x12\x1b\n" +
+	"\tclient_id\x18\x16 \x01(\tR\bclientId\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x17 \x01(\x03R\texpiresMs\x12\x1a\n" +
+	"\boperator\x18\x18 \x01(\tR\boperator\x12\x16\n" +
+	"\x06source\x18\x19 \x01(\tR\x06source\")\n" +
 	"\x04Type\x12\b\n" +
 	"\x04PUSH\x10\x00\x12\b\n" +
 	"\x04ROOM\x10\x01\x12\r\n" +

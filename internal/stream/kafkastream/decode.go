@@ -2,6 +2,7 @@ package kafkastream
 
 import (
 	"fmt"
+	"math"
 
 	"google.golang.org/protobuf/proto"
 
@@ -23,11 +24,20 @@ func decode(value []byte, maxBodyBytes int) (message.Message, []message.Target, 
 	m := message.Message{
 		Op:         r.Operation,
 		Flags:      message.Flags(r.Flags),
+		Kind:       message.Kind(r.Kind),
+		Sender:     r.Sender,
+		ClientID:   r.ClientId,
+		Operator:   r.Operator,
+		Source:     r.Source,
 		AcceptedMS: r.AcceptedMs,
+		ExpiresMS:  r.ExpiresMs,
 		Body:       r.Msg,
 	}
 	if len(r.Msg) > maxBodyBytes {
 		return message.Message{}, nil, fmt.Errorf("record: msg: %d bytes, allowed are %d", len(r.Msg), maxBodyBytes)
+	}
+	if err := checkNames(&r); err != nil {
+		return message.Message{}, nil, fmt.Errorf("record: %w", err)
 	}
 	switch len(r.MsgId) {
 	case 0: // from goim
@@ -41,6 +51,23 @@ func decode(value []byte, maxBodyBytes int) (message.Message, []message.Target, 
 		return message.Message{}, nil, fmt.Errorf("record: %w", err)
 	}
 	return m, targets, nil
+}
+
+// checkNames bounds what storage has columns for.
+func checkNames(r *recordv1.PushMsg) error {
+	switch {
+	case r.Kind > math.MaxUint8:
+		return fmt.Errorf("kind: %d, allowed are 0 to %d", r.Kind, math.MaxUint8)
+	case r.Sender < 0:
+		return fmt.Errorf("sender: %d, allowed are 0 and positive numbers", r.Sender)
+	case len(r.ClientId) > message.MaxClientIDBytes:
+		return fmt.Errorf("client_id: %d bytes, allowed are %d", len(r.ClientId), message.MaxClientIDBytes)
+	case len(r.Operator) > message.MaxAuditBytes:
+		return fmt.Errorf("operator: %d bytes, allowed are %d", len(r.Operator), message.MaxAuditBytes)
+	case len(r.Source) > message.MaxAuditBytes:
+		return fmt.Errorf("source: %d bytes, allowed are %d", len(r.Source), message.MaxAuditBytes)
+	}
+	return nil
 }
 
 func decodeTargets(r *recordv1.PushMsg) ([]message.Target, error) {

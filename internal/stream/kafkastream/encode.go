@@ -104,6 +104,12 @@ func encode(m *message.Message, s *share) ([]byte, error) {
 		Mids:       s.mids,
 		AcceptedMs: m.AcceptedMS,
 		Flags:      uint32(m.Flags),
+		Kind:       uint32(m.Kind),
+		Sender:     m.Sender,
+		ClientId:   m.ClientID,
+		ExpiresMs:  m.ExpiresMS,
+		Operator:   m.Operator,
+		Source:     m.Source,
 	}
 	if m.ID != (message.ID{}) {
 		record.MsgId = m.ID[:]

@@ -100,6 +100,50 @@ func TestDecodeIsLenientForTheFuture(t *testing.T) {
 	}
 }
 
+// Everything that a stored message says of itself comes through, also a kind
+// that this version does not know.
+func TestStoredFieldsRoundTrip(t *testing.T) {
+	m := message.Message{
+		ID: message.ID{1, 15: 2}, Op: 1000, Flags: 1<<32 - 1, Kind: 200, Sender: 1 << 40,
+		ClientID: strings.Repeat("c", message.MaxClientIDBytes), Operator: strings.Repeat("o", message.MaxAuditBytes),
+		Source: strings.Repeat("s", message.MaxAuditBytes), AcceptedMS: 1_700_000_000_000, ExpiresMS: 1_700_000_060_000,
+		Body: []byte("body"),
+	}
+	s := share{kind: recordv1.PushMsg_ROOM, room: "live://" + strings.Repeat("r", message.MaxRoomBytes-7)}
+	value, err := encode(&m, &s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(value) - len(m.Body); n > recordRoom {
+		t.Errorf("%d bytes beside the body, there is room for %d", n, recordRoom)
+	}
+	got, targets, err := decode(value, testMaxBody)
+	if err != nil || len(targets) != 1 || !reflect.DeepEqual(got, m) {
+		t.Errorf("round trip: %+v to %v, %v", got, targets, err)
+	}
+}
+
+func TestDecodeBoundsStoredFields(t *testing.T) {
+	for field, m := range map[string]message.Message{
+		"sender":    {Sender: -1},
+		"client_id": {ClientID: strings.Repeat("c", message.MaxClientIDBytes+1)},
+		"operator":  {Operator: strings.Repeat("o", message.MaxAuditBytes+1)},
+		"source":    {Source: strings.Repeat("s", message.MaxAuditBytes+1)},
+	} {
+		value, err := encode(&m, &share{mids: []int64{1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := decode(value, testMaxBody); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	kind := append(unhex(t, goimRecords["room"]), 0xa0, 0x01, 0x80, 0x02) // field 20 = 256
+	if _, _, err := decode(kind, testMaxBody); err == nil || !strings.Contains(err.Error(), "kind") {
+		t.Errorf("kind 256: %v", err)
+	}
+}
+
 // FuzzRecord: no input panics, and what is accepted survives a round trip.
 func FuzzRecord(f *testing.F) {
 	for _, name := range []string{"push", "room", "broadcast"} {
@@ -140,7 +184,8 @@ func FuzzRecord(f *testing.F) {
 		if err != nil || !slices.Equal(targets, targets2) {
 			t.Fatalf("round trip: %v to %v, %v", targets, targets2, err)
 		}
-		if m2.ID != m.ID || m2.Op != m.Op || m2.Flags != m.Flags || m2.AcceptedMS != m.AcceptedMS || !bytes.Equal(m2.Body, m.Body) {
+		if m2.ID != m.ID || m2.Op != m.Op || m2.Flags != m.Flags || m2.AcceptedMS != m.AcceptedMS ||
+			m2.Kind != m.Kind || m2.Sender != m.Sender || m2.ClientID != m.ClientID || m2.ExpiresMS != m.ExpiresMS || !bytes.Equal(m2.Body, m.Body) {
 			t.Fatalf("round trip: %+v to %+v", m, m2)
 		}
 	})
