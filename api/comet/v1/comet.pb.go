@@ -318,7 +318,10 @@ type Push struct {
 	// speed of an all-push for this comet, sessions per second; 0 = no limit.
 	Speed uint32 `protobuf:"varint,11,opt,name=speed,proto3" json:"speed,omitempty"`
 	// comets is the number of comets that share this all-push; 0 = not told.
-	Comets        uint32 `protobuf:"varint,12,opt,name=comets,proto3" json:"comets,omitempty"`
+	Comets uint32 `protobuf:"varint,12,opt,name=comets,proto3" json:"comets,omitempty"`
+	// stored is set when the message has positions: version 2 sessions get it
+	// with the position extension, version 1 sessions as any other push.
+	Stored        *Stored `protobuf:"bytes,13,opt,name=stored,proto3" json:"stored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -437,6 +440,141 @@ func (x *Push) GetComets() uint32 {
 	return 0
 }
 
+func (x *Push) GetStored() *Stored {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
+// Stored says which position the message has for whom.
+type Stored struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// places has one entry for a room or all, otherwise one per user.
+	Places []*Place `protobuf:"bytes,1,rep,name=places,proto3" json:"places,omitempty"`
+	// place_of is parallel to Push.sessions: the index of the session's place.
+	// Empty = all have places[0].
+	PlaceOf []uint32 `protobuf:"varint,2,rep,packed,name=place_of,json=placeOf,proto3" json:"place_of,omitempty"`
+	// sender is the mid of the user who sent it; 0 = a backend.
+	Sender        int64 `protobuf:"varint,3,opt,name=sender,proto3" json:"sender,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stored) Reset() {
+	*x = Stored{}
+	mi := &file_api_comet_v1_comet_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stored) ProtoMessage() {}
+
+func (x *Stored) ProtoReflect() protoreflect.Message {
+	mi := &file_api_comet_v1_comet_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stored.ProtoReflect.Descriptor instead.
+func (*Stored) Descriptor() ([]byte, []int) {
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Stored) GetPlaces() []*Place {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
+func (x *Stored) GetPlaceOf() []uint32 {
+	if x != nil {
+		return x.PlaceOf
+	}
+	return nil
+}
+
+func (x *Stored) GetSender() int64 {
+	if x != nil {
+		return x.Sender
+	}
+	return 0
+}
+
+// Place is a position in a timeline.
+type Place struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// timeline is "u:<mid>" or "r:<type>://<id>"; the comet leaves the
+	// receiver's own inbox out of the extension.
+	Timeline      string `protobuf:"bytes,1,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	Epoch         uint32 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Seq           uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_api_comet_v1_comet_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_api_comet_v1_comet_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Place) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *Place) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Place) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
 type DispatchReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -450,7 +588,7 @@ type DispatchReply struct {
 
 func (x *DispatchReply) Reset() {
 	*x = DispatchReply{}
-	mi := &file_api_comet_v1_comet_proto_msgTypes[4]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -462,7 +600,7 @@ func (x *DispatchReply) String() string {
 func (*DispatchReply) ProtoMessage() {}
 
 func (x *DispatchReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_comet_v1_comet_proto_msgTypes[4]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -475,7 +613,7 @@ func (x *DispatchReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DispatchReply.ProtoReflect.Descriptor instead.
 func (*DispatchReply) Descriptor() ([]byte, []int) {
-	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{4}
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DispatchReply) GetKind() isDispatchReply_Kind {
@@ -529,7 +667,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_api_comet_v1_comet_proto_msgTypes[5]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +679,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_api_comet_v1_comet_proto_msgTypes[5]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +692,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{5}
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Welcome) GetNode() string {
@@ -581,7 +719,7 @@ type BatchResult struct {
 
 func (x *BatchResult) Reset() {
 	*x = BatchResult{}
-	mi := &file_api_comet_v1_comet_proto_msgTypes[6]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +731,7 @@ func (x *BatchResult) String() string {
 func (*BatchResult) ProtoMessage() {}
 
 func (x *BatchResult) ProtoReflect() protoreflect.Message {
-	mi := &file_api_comet_v1_comet_proto_msgTypes[6]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +744,7 @@ func (x *BatchResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchResult.ProtoReflect.Descriptor instead.
 func (*BatchResult) Descriptor() ([]byte, []int) {
-	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{6}
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BatchResult) GetResults() []*PushResult {
@@ -635,7 +773,7 @@ type PushResult struct {
 
 func (x *PushResult) Reset() {
 	*x = PushResult{}
-	mi := &file_api_comet_v1_comet_proto_msgTypes[7]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +785,7 @@ func (x *PushResult) String() string {
 func (*PushResult) ProtoMessage() {}
 
 func (x *PushResult) ProtoReflect() protoreflect.Message {
-	mi := &file_api_comet_v1_comet_proto_msgTypes[7]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +798,7 @@ func (x *PushResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResult.ProtoReflect.Descriptor instead.
 func (*PushResult) Descriptor() ([]byte, []int) {
-	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{7}
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PushResult) GetSessions() []Outcome {
@@ -723,7 +861,7 @@ type RoomsAck struct {
 
 func (x *RoomsAck) Reset() {
 	*x = RoomsAck{}
-	mi := &file_api_comet_v1_comet_proto_msgTypes[8]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +873,7 @@ func (x *RoomsAck) String() string {
 func (*RoomsAck) ProtoMessage() {}
 
 func (x *RoomsAck) ProtoReflect() protoreflect.Message {
-	mi := &file_api_comet_v1_comet_proto_msgTypes[8]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +886,7 @@ func (x *RoomsAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsAck.ProtoReflect.Descriptor instead.
 func (*RoomsAck) Descriptor() ([]byte, []int) {
-	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{8}
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RoomsAck) GetJob() string {
@@ -783,7 +921,7 @@ type RoomsUpdate struct {
 
 func (x *RoomsUpdate) Reset() {
 	*x = RoomsUpdate{}
-	mi := &file_api_comet_v1_comet_proto_msgTypes[9]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +933,7 @@ func (x *RoomsUpdate) String() string {
 func (*RoomsUpdate) ProtoMessage() {}
 
 func (x *RoomsUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_api_comet_v1_comet_proto_msgTypes[9]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +946,7 @@ func (x *RoomsUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsUpdate.ProtoReflect.Descriptor instead.
 func (*RoomsUpdate) Descriptor() ([]byte, []int) {
-	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{9}
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RoomsUpdate) GetNode() string {
@@ -873,7 +1011,7 @@ type KickRequest struct {
 
 func (x *KickRequest) Reset() {
 	*x = KickRequest{}
-	mi := &file_api_comet_v1_comet_proto_msgTypes[10]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1023,7 @@ func (x *KickRequest) String() string {
 func (*KickRequest) ProtoMessage() {}
 
 func (x *KickRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_comet_v1_comet_proto_msgTypes[10]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1036,7 @@ func (x *KickRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KickRequest.ProtoReflect.Descriptor instead.
 func (*KickRequest) Descriptor() ([]byte, []int) {
-	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{10}
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *KickRequest) GetIncarnation() uint64 {
@@ -938,7 +1076,7 @@ type KickReply struct {
 
 func (x *KickReply) Reset() {
 	*x = KickReply{}
-	mi := &file_api_comet_v1_comet_proto_msgTypes[11]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1088,7 @@ func (x *KickReply) String() string {
 func (*KickReply) ProtoMessage() {}
 
 func (x *KickReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_comet_v1_comet_proto_msgTypes[11]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1101,7 @@ func (x *KickReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KickReply.ProtoReflect.Descriptor instead.
 func (*KickReply) Descriptor() ([]byte, []int) {
-	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{11}
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KickReply) GetKicked() uint32 {
@@ -983,7 +1121,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_api_comet_v1_comet_proto_msgTypes[12]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1133,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_comet_v1_comet_proto_msgTypes[12]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1146,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{12}
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DrainRequest) GetWindowMs() uint32 {
@@ -1027,7 +1165,7 @@ type DrainReply struct {
 
 func (x *DrainReply) Reset() {
 	*x = DrainReply{}
-	mi := &file_api_comet_v1_comet_proto_msgTypes[13]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1177,7 @@ func (x *DrainReply) String() string {
 func (*DrainReply) ProtoMessage() {}
 
 func (x *DrainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_comet_v1_comet_proto_msgTypes[13]
+	mi := &file_api_comet_v1_comet_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1190,7 @@ func (x *DrainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReply.ProtoReflect.Descriptor instead.
 func (*DrainReply) Descriptor() ([]byte, []int) {
-	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{13}
+	return file_api_comet_v1_comet_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DrainReply) GetSessions() uint32 {
@@ -1078,7 +1216,7 @@ const file_api_comet_v1_comet_proto_rawDesc = "" +
 	"\x05lanes\x18\x04 \x01(\rR\x05lanes\x12 \n" +
 	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\"7\n" +
 	"\x05Batch\x12.\n" +
-	"\x06pushes\x18\x01 \x03(\v2\x16.perseid.comet.v1.PushR\x06pushes\"\x9e\x02\n" +
+	"\x06pushes\x18\x01 \x03(\v2\x16.perseid.comet.v1.PushR\x06pushes\"\xd0\x02\n" +
 	"\x04Push\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x0e\n" +
@@ -1093,7 +1231,16 @@ const file_api_comet_v1_comet_proto_rawDesc = "" +
 	"\x03all\x18\n" +
 	" \x01(\bR\x03all\x12\x14\n" +
 	"\x05speed\x18\v \x01(\rR\x05speed\x12\x16\n" +
-	"\x06comets\x18\f \x01(\rR\x06comets\"\x87\x01\n" +
+	"\x06comets\x18\f \x01(\rR\x06comets\x120\n" +
+	"\x06stored\x18\r \x01(\v2\x18.perseid.comet.v1.StoredR\x06stored\"l\n" +
+	"\x06Stored\x12/\n" +
+	"\x06places\x18\x01 \x03(\v2\x17.perseid.comet.v1.PlaceR\x06places\x12\x19\n" +
+	"\bplace_of\x18\x02 \x03(\rR\aplaceOf\x12\x16\n" +
+	"\x06sender\x18\x03 \x01(\x03R\x06sender\"K\n" +
+	"\x05Place\x12\x1a\n" +
+	"\btimeline\x18\x01 \x01(\tR\btimeline\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x87\x01\n" +
 	"\rDispatchReply\x125\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.perseid.comet.v1.WelcomeH\x00R\awelcome\x127\n" +
 	"\x06result\x18\x02 \x01(\v2\x1d.perseid.comet.v1.BatchResultH\x00R\x06resultB\x06\n" +
@@ -1163,45 +1310,49 @@ func file_api_comet_v1_comet_proto_rawDescGZIP() []byte {
 }
 
 var file_api_comet_v1_comet_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_comet_v1_comet_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_api_comet_v1_comet_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_api_comet_v1_comet_proto_goTypes = []any{
 	(Outcome)(0),            // 0: perseid.comet.v1.Outcome
 	(*DispatchRequest)(nil), // 1: perseid.comet.v1.DispatchRequest
 	(*Hello)(nil),           // 2: perseid.comet.v1.Hello
 	(*Batch)(nil),           // 3: perseid.comet.v1.Batch
 	(*Push)(nil),            // 4: perseid.comet.v1.Push
-	(*DispatchReply)(nil),   // 5: perseid.comet.v1.DispatchReply
-	(*Welcome)(nil),         // 6: perseid.comet.v1.Welcome
-	(*BatchResult)(nil),     // 7: perseid.comet.v1.BatchResult
-	(*PushResult)(nil),      // 8: perseid.comet.v1.PushResult
-	(*RoomsAck)(nil),        // 9: perseid.comet.v1.RoomsAck
-	(*RoomsUpdate)(nil),     // 10: perseid.comet.v1.RoomsUpdate
-	(*KickRequest)(nil),     // 11: perseid.comet.v1.KickRequest
-	(*KickReply)(nil),       // 12: perseid.comet.v1.KickReply
-	(*DrainRequest)(nil),    // 13: perseid.comet.v1.DrainRequest
-	(*DrainReply)(nil),      // 14: perseid.comet.v1.DrainReply
+	(*Stored)(nil),          // 5: perseid.comet.v1.Stored
+	(*Place)(nil),           // 6: perseid.comet.v1.Place
+	(*DispatchReply)(nil),   // 7: perseid.comet.v1.DispatchReply
+	(*Welcome)(nil),         // 8: perseid.comet.v1.Welcome
+	(*BatchResult)(nil),     // 9: perseid.comet.v1.BatchResult
+	(*PushResult)(nil),      // 10: perseid.comet.v1.PushResult
+	(*RoomsAck)(nil),        // 11: perseid.comet.v1.RoomsAck
+	(*RoomsUpdate)(nil),     // 12: perseid.comet.v1.RoomsUpdate
+	(*KickRequest)(nil),     // 13: perseid.comet.v1.KickRequest
+	(*KickReply)(nil),       // 14: perseid.comet.v1.KickReply
+	(*DrainRequest)(nil),    // 15: perseid.comet.v1.DrainRequest
+	(*DrainReply)(nil),      // 16: perseid.comet.v1.DrainReply
 }
 var file_api_comet_v1_comet_proto_depIdxs = []int32{
 	2,  // 0: perseid.comet.v1.DispatchRequest.hello:type_name -> perseid.comet.v1.Hello
 	3,  // 1: perseid.comet.v1.DispatchRequest.batch:type_name -> perseid.comet.v1.Batch
 	4,  // 2: perseid.comet.v1.Batch.pushes:type_name -> perseid.comet.v1.Push
-	6,  // 3: perseid.comet.v1.DispatchReply.welcome:type_name -> perseid.comet.v1.Welcome
-	7,  // 4: perseid.comet.v1.DispatchReply.result:type_name -> perseid.comet.v1.BatchResult
-	8,  // 5: perseid.comet.v1.BatchResult.results:type_name -> perseid.comet.v1.PushResult
-	0,  // 6: perseid.comet.v1.PushResult.sessions:type_name -> perseid.comet.v1.Outcome
-	1,  // 7: perseid.comet.v1.Comet.Dispatch:input_type -> perseid.comet.v1.DispatchRequest
-	9,  // 8: perseid.comet.v1.Comet.Rooms:input_type -> perseid.comet.v1.RoomsAck
-	11, // 9: perseid.comet.v1.Comet.Kick:input_type -> perseid.comet.v1.KickRequest
-	13, // 10: perseid.comet.v1.Comet.Drain:input_type -> perseid.comet.v1.DrainRequest
-	5,  // 11: perseid.comet.v1.Comet.Dispatch:output_type -> perseid.comet.v1.DispatchReply
-	10, // 12: perseid.comet.v1.Comet.Rooms:output_type -> perseid.comet.v1.RoomsUpdate
-	12, // 13: perseid.comet.v1.Comet.Kick:output_type -> perseid.comet.v1.KickReply
-	14, // 14: perseid.comet.v1.Comet.Drain:output_type -> perseid.comet.v1.DrainReply
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	5,  // 3: perseid.comet.v1.Push.stored:type_name -> perseid.comet.v1.Stored
+	6,  // 4: perseid.comet.v1.Stored.places:type_name -> perseid.comet.v1.Place
+	8,  // 5: perseid.comet.v1.DispatchReply.welcome:type_name -> perseid.comet.v1.Welcome
+	9,  // 6: perseid.comet.v1.DispatchReply.result:type_name -> perseid.comet.v1.BatchResult
+	10, // 7: perseid.comet.v1.BatchResult.results:type_name -> perseid.comet.v1.PushResult
+	0,  // 8: perseid.comet.v1.PushResult.sessions:type_name -> perseid.comet.v1.Outcome
+	1,  // 9: perseid.comet.v1.Comet.Dispatch:input_type -> perseid.comet.v1.DispatchRequest
+	11, // 10: perseid.comet.v1.Comet.Rooms:input_type -> perseid.comet.v1.RoomsAck
+	13, // 11: perseid.comet.v1.Comet.Kick:input_type -> perseid.comet.v1.KickRequest
+	15, // 12: perseid.comet.v1.Comet.Drain:input_type -> perseid.comet.v1.DrainRequest
+	7,  // 13: perseid.comet.v1.Comet.Dispatch:output_type -> perseid.comet.v1.DispatchReply
+	12, // 14: perseid.comet.v1.Comet.Rooms:output_type -> perseid.comet.v1.RoomsUpdate
+	14, // 15: perseid.comet.v1.Comet.Kick:output_type -> perseid.comet.v1.KickReply
+	16, // 16: perseid.comet.v1.Comet.Drain:output_type -> perseid.comet.v1.DrainReply
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_api_comet_v1_comet_proto_init() }
@@ -1213,7 +1364,7 @@ func file_api_comet_v1_comet_proto_init() {
 		(*DispatchRequest_Hello)(nil),
 		(*DispatchRequest_Batch)(nil),
 	}
-	file_api_comet_v1_comet_proto_msgTypes[4].OneofWrappers = []any{
+	file_api_comet_v1_comet_proto_msgTypes[6].OneofWrappers = []any{
 		(*DispatchReply_Welcome)(nil),
 		(*DispatchReply_Result)(nil),
 	}
@@ -1223,7 +1374,7 @@ func file_api_comet_v1_comet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_comet_v1_comet_proto_rawDesc), len(file_api_comet_v1_comet_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

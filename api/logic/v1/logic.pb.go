@@ -24,6 +24,282 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ArchiveMode is a property of the timeline, not of a message.
+type ArchiveMode int32
+
+const (
+	// OFF: no rows.
+	ArchiveMode_OFF ArchiveMode = 0
+	// BEST_EFFORT: rows are tried, nothing waits for them.
+	ArchiveMode_BEST_EFFORT ArchiveMode = 1
+	// REQUIRED: the record is complete when its row is archived.
+	ArchiveMode_REQUIRED ArchiveMode = 2
+)
+
+// Enum value maps for ArchiveMode.
+var (
+	ArchiveMode_name = map[int32]string{
+		0: "OFF",
+		1: "BEST_EFFORT",
+		2: "REQUIRED",
+	}
+	ArchiveMode_value = map[string]int32{
+		"OFF":         0,
+		"BEST_EFFORT": 1,
+		"REQUIRED":    2,
+	}
+)
+
+func (x ArchiveMode) Enum() *ArchiveMode {
+	p := new(ArchiveMode)
+	*p = x
+	return p
+}
+
+func (x ArchiveMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ArchiveMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_logic_v1_logic_proto_enumTypes[0].Descriptor()
+}
+
+func (ArchiveMode) Type() protoreflect.EnumType {
+	return &file_api_logic_v1_logic_proto_enumTypes[0]
+}
+
+func (x ArchiveMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ArchiveMode.Descriptor instead.
+func (ArchiveMode) EnumDescriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{0}
+}
+
+type RouteReply_Status int32
+
+const (
+	// OK: results are parallel to the items.
+	RouteReply_OK RouteReply_Status = 0
+	// REWIND: the store is not the incarnation that the worker named. There
+	// are no results: raise the fence and replay what is not archived.
+	RouteReply_REWIND RouteReply_Status = 1
+	// FULL: results answer the items before the first that found no space.
+	// Move those, wait, ask again for the rest.
+	RouteReply_FULL RouteReply_Status = 2
+	// STALE_FENCE: another worker has the partition. There are no results.
+	RouteReply_STALE_FENCE RouteReply_Status = 3
+)
+
+// Enum value maps for RouteReply_Status.
+var (
+	RouteReply_Status_name = map[int32]string{
+		0: "OK",
+		1: "REWIND",
+		2: "FULL",
+		3: "STALE_FENCE",
+	}
+	RouteReply_Status_value = map[string]int32{
+		"OK":          0,
+		"REWIND":      1,
+		"FULL":        2,
+		"STALE_FENCE": 3,
+	}
+)
+
+func (x RouteReply_Status) Enum() *RouteReply_Status {
+	p := new(RouteReply_Status)
+	*p = x
+	return p
+}
+
+func (x RouteReply_Status) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RouteReply_Status) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_logic_v1_logic_proto_enumTypes[1].Descriptor()
+}
+
+func (RouteReply_Status) Type() protoreflect.EnumType {
+	return &file_api_logic_v1_logic_proto_enumTypes[1]
+}
+
+func (x RouteReply_Status) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RouteReply_Status.Descriptor instead.
+func (RouteReply_Status) EnumDescriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{22, 0}
+}
+
+type Appended_Verdict int32
+
+const (
+	Appended_VERDICT_UNKNOWN Appended_Verdict = 0
+	// NEW: it got its position now.
+	Appended_NEW Appended_Verdict = 1
+	// REPEAT: this record was applied before, this was its position; seq 0 =
+	// it has left the window, so it is archived and there is nothing to do.
+	Appended_REPEAT Appended_Verdict = 2
+	// DUP: an earlier record brought the same msg_id; that one's position.
+	Appended_DUP Appended_Verdict = 3
+)
+
+// Enum value maps for Appended_Verdict.
+var (
+	Appended_Verdict_name = map[int32]string{
+		0: "VERDICT_UNKNOWN",
+		1: "NEW",
+		2: "REPEAT",
+		3: "DUP",
+	}
+	Appended_Verdict_value = map[string]int32{
+		"VERDICT_UNKNOWN": 0,
+		"NEW":             1,
+		"REPEAT":          2,
+		"DUP":             3,
+	}
+)
+
+func (x Appended_Verdict) Enum() *Appended_Verdict {
+	p := new(Appended_Verdict)
+	*p = x
+	return p
+}
+
+func (x Appended_Verdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Appended_Verdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_logic_v1_logic_proto_enumTypes[2].Descriptor()
+}
+
+func (Appended_Verdict) Type() protoreflect.EnumType {
+	return &file_api_logic_v1_logic_proto_enumTypes[2]
+}
+
+func (x Appended_Verdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Appended_Verdict.Descriptor instead.
+func (Appended_Verdict) EnumDescriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{25, 0}
+}
+
+type ArchiveReply_Status int32
+
+const (
+	// OK: all rows are durable.
+	ArchiveReply_OK ArchiveReply_Status = 0
+	// STALE_FENCE: nothing was written.
+	ArchiveReply_STALE_FENCE ArchiveReply_Status = 1
+	// CONFLICT: a position has another message; nothing was written. The
+	// partition stops.
+	ArchiveReply_CONFLICT ArchiveReply_Status = 2
+)
+
+// Enum value maps for ArchiveReply_Status.
+var (
+	ArchiveReply_Status_name = map[int32]string{
+		0: "OK",
+		1: "STALE_FENCE",
+		2: "CONFLICT",
+	}
+	ArchiveReply_Status_value = map[string]int32{
+		"OK":          0,
+		"STALE_FENCE": 1,
+		"CONFLICT":    2,
+	}
+)
+
+func (x ArchiveReply_Status) Enum() *ArchiveReply_Status {
+	p := new(ArchiveReply_Status)
+	*p = x
+	return p
+}
+
+func (x ArchiveReply_Status) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ArchiveReply_Status) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_logic_v1_logic_proto_enumTypes[3].Descriptor()
+}
+
+func (ArchiveReply_Status) Type() protoreflect.EnumType {
+	return &file_api_logic_v1_logic_proto_enumTypes[3]
+}
+
+func (x ArchiveReply_Status) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ArchiveReply_Status.Descriptor instead.
+func (ArchiveReply_Status) EnumDescriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{33, 0}
+}
+
+type Entry_Gone int32
+
+const (
+	Entry_HERE    Entry_Gone = 0
+	Entry_HIDDEN  Entry_Gone = 1
+	Entry_REVOKED Entry_Gone = 2
+	Entry_EXPIRED Entry_Gone = 3
+	// LOST: a best-effort archive never got it.
+	Entry_LOST Entry_Gone = 4
+)
+
+// Enum value maps for Entry_Gone.
+var (
+	Entry_Gone_name = map[int32]string{
+		0: "HERE",
+		1: "HIDDEN",
+		2: "REVOKED",
+		3: "EXPIRED",
+		4: "LOST",
+	}
+	Entry_Gone_value = map[string]int32{
+		"HERE":    0,
+		"HIDDEN":  1,
+		"REVOKED": 2,
+		"EXPIRED": 3,
+		"LOST":    4,
+	}
+)
+
+func (x Entry_Gone) Enum() *Entry_Gone {
+	p := new(Entry_Gone)
+	*p = x
+	return p
+}
+
+func (x Entry_Gone) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Entry_Gone) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_logic_v1_logic_proto_enumTypes[4].Descriptor()
+}
+
+func (Entry_Gone) Type() protoreflect.EnumType {
+	return &file_api_logic_v1_logic_proto_enumTypes[4]
+}
+
+func (x Entry_Gone) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Entry_Gone.Descriptor instead.
+func (Entry_Gone) EnumDescriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{38, 0}
+}
+
 // Node is a comet.
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -270,7 +546,13 @@ type ConnectResult struct {
 	Platform    string `protobuf:"bytes,8,opt,name=platform,proto3" json:"platform,omitempty"`
 	// replaced is a session of the same node that held this key before; the
 	// comet closes it. 0 = none.
-	Replaced      uint64 `protobuf:"varint,9,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	Replaced uint64 `protobuf:"varint,9,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	// rooms are the durable rooms of the user, in addition to room.
+	Rooms []string `protobuf:"bytes,10,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	// tops of the inbox and of all rooms above; only for version 2.
+	Tops []*Top `protobuf:"bytes,11,rep,name=tops,proto3" json:"tops,omitempty"`
+	// resume is what the auth packet asked to resume, checked and bounded.
+	Resume        []*Cursor `protobuf:"bytes,12,rep,name=resume,proto3" json:"resume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -368,6 +650,149 @@ func (x *ConnectResult) GetReplaced() uint64 {
 	return 0
 }
 
+func (x *ConnectResult) GetRooms() []string {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
+func (x *ConnectResult) GetTops() []*Top {
+	if x != nil {
+		return x.Tops
+	}
+	return nil
+}
+
+func (x *ConnectResult) GetResume() []*Cursor {
+	if x != nil {
+		return x.Resume
+	}
+	return nil
+}
+
+// Top is the newest position of a timeline; top 0 = nothing yet.
+type Top struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Timeline      string                 `protobuf:"bytes,1,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	Epoch         uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Top           uint64                 `protobuf:"varint,3,opt,name=top,proto3" json:"top,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Top) Reset() {
+	*x = Top{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Top) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Top) ProtoMessage() {}
+
+func (x *Top) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Top.ProtoReflect.Descriptor instead.
+func (*Top) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Top) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *Top) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Top) GetTop() uint64 {
+	if x != nil {
+		return x.Top
+	}
+	return 0
+}
+
+// Cursor is the position that a reader has already; epoch 0 = none yet.
+type Cursor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Timeline      string                 `protobuf:"bytes,1,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	Epoch         uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	After         uint64                 `protobuf:"varint,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cursor) Reset() {
+	*x = Cursor{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cursor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cursor) ProtoMessage() {}
+
+func (x *Cursor) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
+func (*Cursor) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Cursor) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *Cursor) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Cursor) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
 type DisconnectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -378,7 +803,7 @@ type DisconnectRequest struct {
 
 func (x *DisconnectRequest) Reset() {
 	*x = DisconnectRequest{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[5]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +815,7 @@ func (x *DisconnectRequest) String() string {
 func (*DisconnectRequest) ProtoMessage() {}
 
 func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[5]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +828,7 @@ func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectRequest.ProtoReflect.Descriptor instead.
 func (*DisconnectRequest) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{5}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DisconnectRequest) GetNode() *Node {
@@ -431,7 +856,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[6]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +868,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[6]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +881,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{6}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Session) GetSession() uint64 {
@@ -488,7 +913,7 @@ type DisconnectReply struct {
 
 func (x *DisconnectReply) Reset() {
 	*x = DisconnectReply{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[7]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +925,7 @@ func (x *DisconnectReply) String() string {
 func (*DisconnectReply) ProtoMessage() {}
 
 func (x *DisconnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[7]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +938,7 @@ func (x *DisconnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectReply.ProtoReflect.Descriptor instead.
 func (*DisconnectReply) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{7}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{9}
 }
 
 type RefreshRequest struct {
@@ -534,7 +959,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[8]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +971,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[8]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +984,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{8}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RefreshRequest) GetNode() *Node {
@@ -631,7 +1056,7 @@ type BroadcastShare struct {
 
 func (x *BroadcastShare) Reset() {
 	*x = BroadcastShare{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[9]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +1068,7 @@ func (x *BroadcastShare) String() string {
 func (*BroadcastShare) ProtoMessage() {}
 
 func (x *BroadcastShare) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[9]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +1081,7 @@ func (x *BroadcastShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BroadcastShare.ProtoReflect.Descriptor instead.
 func (*BroadcastShare) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{9}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BroadcastShare) GetMsgId() []byte {
@@ -750,7 +1175,7 @@ type NodeInfo struct {
 
 func (x *NodeInfo) Reset() {
 	*x = NodeInfo{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[10]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +1187,7 @@ func (x *NodeInfo) String() string {
 func (*NodeInfo) ProtoMessage() {}
 
 func (x *NodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[10]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +1200,7 @@ func (x *NodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfo.ProtoReflect.Descriptor instead.
 func (*NodeInfo) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{10}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodeInfo) GetGrpcAddr() string {
@@ -864,7 +1289,7 @@ type RefreshReply struct {
 
 func (x *RefreshReply) Reset() {
 	*x = RefreshReply{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[11]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1301,7 @@ func (x *RefreshReply) String() string {
 func (*RefreshReply) ProtoMessage() {}
 
 func (x *RefreshReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[11]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +1314,7 @@ func (x *RefreshReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshReply.ProtoReflect.Descriptor instead.
 func (*RefreshReply) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{11}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RefreshReply) GetResync() bool {
@@ -922,7 +1347,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[12]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1359,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[12]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1372,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{12}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LeaveRequest) GetNode() *Node {
@@ -965,7 +1390,7 @@ type LeaveReply struct {
 
 func (x *LeaveReply) Reset() {
 	*x = LeaveReply{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[13]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1402,7 @@ func (x *LeaveReply) String() string {
 func (*LeaveReply) ProtoMessage() {}
 
 func (x *LeaveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[13]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,19 +1415,22 @@ func (x *LeaveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveReply.ProtoReflect.Descriptor instead.
 func (*LeaveReply) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{13}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{15}
 }
 
 type RouteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Items         []*RouteItem           `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Items []*RouteItem           `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	// fold is set when some item is stored; all items are then of one partition,
+	// in its order.
+	Fold          *Fold `protobuf:"bytes,2,opt,name=fold,proto3" json:"fold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteRequest) Reset() {
 	*x = RouteRequest{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[14]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1442,7 @@ func (x *RouteRequest) String() string {
 func (*RouteRequest) ProtoMessage() {}
 
 func (x *RouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[14]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1455,7 @@ func (x *RouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteRequest.ProtoReflect.Descriptor instead.
 func (*RouteRequest) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{14}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RouteRequest) GetItems() []*RouteItem {
@@ -1037,17 +1465,160 @@ func (x *RouteRequest) GetItems() []*RouteItem {
 	return nil
 }
 
-type RouteItem struct {
+func (x *RouteRequest) GetFold() *Fold {
+	if x != nil {
+		return x.Fold
+	}
+	return nil
+}
+
+// Fold says which life of which partition's worker asks.
+type Fold struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// log is "<topic>/<topic id>", generation the operator's number of it.
+	Log        string `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	Generation uint32 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Partition  int32  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	Fence      *Fence `protobuf:"bytes,4,opt,name=fence,proto3" json:"fence,omitempty"`
+	// incarnation of the store as the FenceReply gave it; opaque.
+	Incarnation   string `protobuf:"bytes,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fold) Reset() {
+	*x = Fold{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fold) ProtoMessage() {}
+
+func (x *Fold) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fold.ProtoReflect.Descriptor instead.
+func (*Fold) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Fold) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *Fold) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Fold) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *Fold) GetFence() *Fence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
+}
+
+func (x *Fold) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+// Fence is a life of a partition's worker. Fences are ordered by owner, then
+// rewinds, within a generation of the topic.
+type Fence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Keys          []string               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
-	Mids          []int64                `protobuf:"varint,2,rep,packed,name=mids,proto3" json:"mids,omitempty"`
+	Owner         uint64                 `protobuf:"varint,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	Rewinds       uint64                 `protobuf:"varint,2,opt,name=rewinds,proto3" json:"rewinds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fence) Reset() {
+	*x = Fence{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fence) ProtoMessage() {}
+
+func (x *Fence) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fence.ProtoReflect.Descriptor instead.
+func (*Fence) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Fence) GetOwner() uint64 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
+}
+
+func (x *Fence) GetRewinds() uint64 {
+	if x != nil {
+		return x.Rewinds
+	}
+	return 0
+}
+
+type RouteItem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Keys  []string               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	Mids  []int64                `protobuf:"varint,2,rep,packed,name=mids,proto3" json:"mids,omitempty"`
+	// stored is set for a record with positions: one in the inbox of each of
+	// mids, or one in the timeline of its room; it has no keys.
+	Stored        *StoredRecord `protobuf:"bytes,3,opt,name=stored,proto3" json:"stored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteItem) Reset() {
 	*x = RouteItem{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[15]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1630,7 @@ func (x *RouteItem) String() string {
 func (*RouteItem) ProtoMessage() {}
 
 func (x *RouteItem) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[15]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1643,7 @@ func (x *RouteItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteItem.ProtoReflect.Descriptor instead.
 func (*RouteItem) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{15}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RouteItem) GetKeys() []string {
@@ -1089,20 +1660,216 @@ func (x *RouteItem) GetMids() []int64 {
 	return nil
 }
 
+func (x *RouteItem) GetStored() *StoredRecord {
+	if x != nil {
+		return x.Stored
+	}
+	return nil
+}
+
+// StoredRecord is what an append keeps of a record.
+type StoredRecord struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Offset int64                  `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
+	// room is the room key, "sys://all" for a push to all; "" = the mids.
+	Room          string         `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
+	Message       *StoredMessage `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredRecord) Reset() {
+	*x = StoredRecord{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredRecord) ProtoMessage() {}
+
+func (x *StoredRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredRecord.ProtoReflect.Descriptor instead.
+func (*StoredRecord) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *StoredRecord) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *StoredRecord) GetRoom() string {
+	if x != nil {
+		return x.Room
+	}
+	return ""
+}
+
+func (x *StoredRecord) GetMessage() *StoredMessage {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+// StoredMessage is a message as timelines keep it.
+type StoredMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MsgId         []byte                 `protobuf:"bytes,1,opt,name=msg_id,json=msgId,proto3" json:"msg_id,omitempty"`
+	Op            int32                  `protobuf:"varint,2,opt,name=op,proto3" json:"op,omitempty"`
+	Flags         uint32                 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
+	Kind          uint32                 `protobuf:"varint,4,opt,name=kind,proto3" json:"kind,omitempty"`
+	Sender        int64                  `protobuf:"varint,5,opt,name=sender,proto3" json:"sender,omitempty"`
+	ClientId      string                 `protobuf:"bytes,6,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Operator      string                 `protobuf:"bytes,7,opt,name=operator,proto3" json:"operator,omitempty"`
+	Source        string                 `protobuf:"bytes,8,opt,name=source,proto3" json:"source,omitempty"`
+	AcceptedMs    int64                  `protobuf:"varint,9,opt,name=accepted_ms,json=acceptedMs,proto3" json:"accepted_ms,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,10,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	Body          []byte                 `protobuf:"bytes,11,opt,name=body,proto3" json:"body,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoredMessage) Reset() {
+	*x = StoredMessage{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoredMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoredMessage) ProtoMessage() {}
+
+func (x *StoredMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoredMessage.ProtoReflect.Descriptor instead.
+func (*StoredMessage) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *StoredMessage) GetMsgId() []byte {
+	if x != nil {
+		return x.MsgId
+	}
+	return nil
+}
+
+func (x *StoredMessage) GetOp() int32 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *StoredMessage) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *StoredMessage) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *StoredMessage) GetSender() int64 {
+	if x != nil {
+		return x.Sender
+	}
+	return 0
+}
+
+func (x *StoredMessage) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *StoredMessage) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *StoredMessage) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *StoredMessage) GetAcceptedMs() int64 {
+	if x != nil {
+		return x.AcceptedMs
+	}
+	return 0
+}
+
+func (x *StoredMessage) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *StoredMessage) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
 type RouteReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// nodes are the live comets, read after the request came in.
 	Nodes   []*LiveNode    `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Results []*RouteResult `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
-	// error is set when presence could not be read; nothing else is then.
-	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// error is set when presence or the store could not be read; nothing else
+	// is then.
+	Error         string            `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	Status        RouteReply_Status `protobuf:"varint,4,opt,name=status,proto3,enum=perseid.logic.v1.RouteReply_Status" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteReply) Reset() {
 	*x = RouteReply{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[16]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1881,7 @@ func (x *RouteReply) String() string {
 func (*RouteReply) ProtoMessage() {}
 
 func (x *RouteReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[16]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1894,7 @@ func (x *RouteReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteReply.ProtoReflect.Descriptor instead.
 func (*RouteReply) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{16}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RouteReply) GetNodes() []*LiveNode {
@@ -1151,6 +1918,13 @@ func (x *RouteReply) GetError() string {
 	return ""
 }
 
+func (x *RouteReply) GetStatus() RouteReply_Status {
+	if x != nil {
+		return x.Status
+	}
+	return RouteReply_OK
+}
+
 type LiveNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1161,7 +1935,7 @@ type LiveNode struct {
 
 func (x *LiveNode) Reset() {
 	*x = LiveNode{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[17]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1947,7 @@ func (x *LiveNode) String() string {
 func (*LiveNode) ProtoMessage() {}
 
 func (x *LiveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[17]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1960,7 @@ func (x *LiveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveNode.ProtoReflect.Descriptor instead.
 func (*LiveNode) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{17}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LiveNode) GetNode() *Node {
@@ -1209,14 +1983,17 @@ type RouteResult struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Locations []*Location            `protobuf:"bytes,1,rep,name=locations,proto3" json:"locations,omitempty"`
 	// offline is the number of keys and mids without a live session.
-	Offline       uint32 `protobuf:"varint,2,opt,name=offline,proto3" json:"offline,omitempty"`
+	Offline uint32 `protobuf:"varint,2,opt,name=offline,proto3" json:"offline,omitempty"`
+	// appended is parallel to the mids of a stored item, or has one entry for
+	// its room; empty for other items.
+	Appended      []*Appended `protobuf:"bytes,3,rep,name=appended,proto3" json:"appended,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteResult) Reset() {
 	*x = RouteResult{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[18]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +2005,7 @@ func (x *RouteResult) String() string {
 func (*RouteResult) ProtoMessage() {}
 
 func (x *RouteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[18]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +2018,7 @@ func (x *RouteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteResult.ProtoReflect.Descriptor instead.
 func (*RouteResult) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{18}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RouteResult) GetLocations() []*Location {
@@ -1258,6 +2035,82 @@ func (x *RouteResult) GetOffline() uint32 {
 	return 0
 }
 
+func (x *RouteResult) GetAppended() []*Appended {
+	if x != nil {
+		return x.Appended
+	}
+	return nil
+}
+
+// Appended is what became of a stored record in one timeline.
+type Appended struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Verdict       Appended_Verdict       `protobuf:"varint,1,opt,name=verdict,proto3,enum=perseid.logic.v1.Appended_Verdict" json:"verdict,omitempty"`
+	Epoch         uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Mode          ArchiveMode            `protobuf:"varint,4,opt,name=mode,proto3,enum=perseid.logic.v1.ArchiveMode" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Appended) Reset() {
+	*x = Appended{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Appended) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Appended) ProtoMessage() {}
+
+func (x *Appended) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Appended.ProtoReflect.Descriptor instead.
+func (*Appended) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Appended) GetVerdict() Appended_Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return Appended_VERDICT_UNKNOWN
+}
+
+func (x *Appended) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Appended) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Appended) GetMode() ArchiveMode {
+	if x != nil {
+		return x.Mode
+	}
+	return ArchiveMode_OFF
+}
+
 type Location struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// node is an index into RouteReply.nodes.
@@ -1271,7 +2124,7 @@ type Location struct {
 
 func (x *Location) Reset() {
 	*x = Location{}
-	mi := &file_api_logic_v1_logic_proto_msgTypes[19]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +2136,7 @@ func (x *Location) String() string {
 func (*Location) ProtoMessage() {}
 
 func (x *Location) ProtoReflect() protoreflect.Message {
-	mi := &file_api_logic_v1_logic_proto_msgTypes[19]
+	mi := &file_api_logic_v1_logic_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +2149,7 @@ func (x *Location) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Location.ProtoReflect.Descriptor instead.
 func (*Location) Descriptor() ([]byte, []int) {
-	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{19}
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Location) GetNode() uint32 {
@@ -1320,6 +2173,1670 @@ func (x *Location) GetTarget() uint32 {
 	return 0
 }
 
+type TakeFenceRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Log        string                 `protobuf:"bytes,1,opt,name=log,proto3" json:"log,omitempty"`
+	Generation uint32                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Partition  int32                  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	// owner is the generation of Kafka's consumer group.
+	Owner uint64 `protobuf:"varint,4,opt,name=owner,proto3" json:"owner,omitempty"`
+	// over names the fence of a newer owner that is replaced all the same,
+	// because Kafka has confirmed this worker since it was refused.
+	Over          *Fence `protobuf:"bytes,5,opt,name=over,proto3" json:"over,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeFenceRequest) Reset() {
+	*x = TakeFenceRequest{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeFenceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeFenceRequest) ProtoMessage() {}
+
+func (x *TakeFenceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeFenceRequest.ProtoReflect.Descriptor instead.
+func (*TakeFenceRequest) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *TakeFenceRequest) GetLog() string {
+	if x != nil {
+		return x.Log
+	}
+	return ""
+}
+
+func (x *TakeFenceRequest) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *TakeFenceRequest) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *TakeFenceRequest) GetOwner() uint64 {
+	if x != nil {
+		return x.Owner
+	}
+	return 0
+}
+
+func (x *TakeFenceRequest) GetOver() *Fence {
+	if x != nil {
+		return x.Over
+	}
+	return nil
+}
+
+type RaiseFenceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fold          *Fold                  `protobuf:"bytes,1,opt,name=fold,proto3" json:"fold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseFenceRequest) Reset() {
+	*x = RaiseFenceRequest{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseFenceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseFenceRequest) ProtoMessage() {}
+
+func (x *RaiseFenceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseFenceRequest.ProtoReflect.Descriptor instead.
+func (*RaiseFenceRequest) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RaiseFenceRequest) GetFold() *Fold {
+	if x != nil {
+		return x.Fold
+	}
+	return nil
+}
+
+type FenceReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// fence is the worker's, or with stale the one that stands.
+	Fence *Fence `protobuf:"bytes,1,opt,name=fence,proto3" json:"fence,omitempty"`
+	// incarnation of the store, read after the fence stood.
+	Incarnation   string `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Stale         bool   `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceReply) Reset() {
+	*x = FenceReply{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceReply) ProtoMessage() {}
+
+func (x *FenceReply) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceReply.ProtoReflect.Descriptor instead.
+func (*FenceReply) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *FenceReply) GetFence() *Fence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
+}
+
+func (x *FenceReply) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *FenceReply) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+type ArchiveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fold          *Fold                  `protobuf:"bytes,1,opt,name=fold,proto3" json:"fold,omitempty"`
+	Records       []*ArchiveRecord       `protobuf:"bytes,2,rep,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchiveRequest) Reset() {
+	*x = ArchiveRequest{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchiveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchiveRequest) ProtoMessage() {}
+
+func (x *ArchiveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchiveRequest.ProtoReflect.Descriptor instead.
+func (*ArchiveRequest) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ArchiveRequest) GetFold() *Fold {
+	if x != nil {
+		return x.Fold
+	}
+	return nil
+}
+
+func (x *ArchiveRequest) GetRecords() []*ArchiveRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+// ArchiveRecord is one record with the positions it got: a row per place.
+type ArchiveRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Offset        int64                  `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
+	Message       *StoredMessage         `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Places        []*ArchivePlace        `protobuf:"bytes,3,rep,name=places,proto3" json:"places,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchiveRecord) Reset() {
+	*x = ArchiveRecord{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchiveRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchiveRecord) ProtoMessage() {}
+
+func (x *ArchiveRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchiveRecord.ProtoReflect.Descriptor instead.
+func (*ArchiveRecord) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ArchiveRecord) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *ArchiveRecord) GetMessage() *StoredMessage {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ArchiveRecord) GetPlaces() []*ArchivePlace {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
+type ArchivePlace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Timeline      string                 `protobuf:"bytes,1,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	Epoch         uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Mode          ArchiveMode            `protobuf:"varint,4,opt,name=mode,proto3,enum=perseid.logic.v1.ArchiveMode" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchivePlace) Reset() {
+	*x = ArchivePlace{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchivePlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchivePlace) ProtoMessage() {}
+
+func (x *ArchivePlace) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchivePlace.ProtoReflect.Descriptor instead.
+func (*ArchivePlace) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ArchivePlace) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *ArchivePlace) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ArchivePlace) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *ArchivePlace) GetMode() ArchiveMode {
+	if x != nil {
+		return x.Mode
+	}
+	return ArchiveMode_OFF
+}
+
+type ArchiveReply struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Status ArchiveReply_Status    `protobuf:"varint,1,opt,name=status,proto3,enum=perseid.logic.v1.ArchiveReply_Status" json:"status,omitempty"`
+	// message says which position and which messages, for CONFLICT.
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchiveReply) Reset() {
+	*x = ArchiveReply{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchiveReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchiveReply) ProtoMessage() {}
+
+func (x *ArchiveReply) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchiveReply.ProtoReflect.Descriptor instead.
+func (*ArchiveReply) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ArchiveReply) GetStatus() ArchiveReply_Status {
+	if x != nil {
+		return x.Status
+	}
+	return ArchiveReply_OK
+}
+
+func (x *ArchiveReply) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// Reader is a session that asks for itself. logic believes the comet.
+type Reader struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Session       uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
+	Mid           int64                  `protobuf:"varint,3,opt,name=mid,proto3" json:"mid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reader) Reset() {
+	*x = Reader{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reader) ProtoMessage() {}
+
+func (x *Reader) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reader.ProtoReflect.Descriptor instead.
+func (*Reader) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Reader) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *Reader) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *Reader) GetMid() int64 {
+	if x != nil {
+		return x.Mid
+	}
+	return 0
+}
+
+type SyncRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reader *Reader                `protobuf:"bytes,1,opt,name=reader,proto3" json:"reader,omitempty"`
+	// cursors; empty = the inbox and the rooms.
+	Cursors []*Cursor `protobuf:"bytes,2,rep,name=cursors,proto3" json:"cursors,omitempty"`
+	// rooms the session is in now: it may read them without being a member.
+	Rooms         []string `protobuf:"bytes,3,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	Limit         uint32   `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	MaxBytes      uint32   `protobuf:"varint,5,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SyncRequest) Reset() {
+	*x = SyncRequest{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SyncRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SyncRequest) ProtoMessage() {}
+
+func (x *SyncRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SyncRequest.ProtoReflect.Descriptor instead.
+func (*SyncRequest) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SyncRequest) GetReader() *Reader {
+	if x != nil {
+		return x.Reader
+	}
+	return nil
+}
+
+func (x *SyncRequest) GetCursors() []*Cursor {
+	if x != nil {
+		return x.Cursors
+	}
+	return nil
+}
+
+func (x *SyncRequest) GetRooms() []string {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
+func (x *SyncRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *SyncRequest) GetMaxBytes() uint32 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+type SyncReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pages         []*Page                `protobuf:"bytes,1,rep,name=pages,proto3" json:"pages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SyncReply) Reset() {
+	*x = SyncReply{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SyncReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SyncReply) ProtoMessage() {}
+
+func (x *SyncReply) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SyncReply.ProtoReflect.Descriptor instead.
+func (*SyncReply) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SyncReply) GetPages() []*Page {
+	if x != nil {
+		return x.Pages
+	}
+	return nil
+}
+
+// Page is a part of a timeline, oldest entry first.
+type Page struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Timeline string                 `protobuf:"bytes,1,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	Epoch    uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Entries  []*Entry               `protobuf:"bytes,3,rep,name=entries,proto3" json:"entries,omitempty"`
+	// next is the last contiguous position examined.
+	Next    uint64 `protobuf:"varint,4,opt,name=next,proto3" json:"next,omitempty"`
+	HasMore bool   `protobuf:"varint,5,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	Top     uint64 `protobuf:"varint,6,opt,name=top,proto3" json:"top,omitempty"`
+	Floor   uint64 `protobuf:"varint,7,opt,name=floor,proto3" json:"floor,omitempty"`
+	// reset: the cursor is of another epoch, or above top.
+	Reset_ bool `protobuf:"varint,8,opt,name=reset,proto3" json:"reset,omitempty"`
+	// truncated: positions between the cursor and floor are not kept any more.
+	Truncated bool `protobuf:"varint,9,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	// code is not 0 when the page could not be given: a code of protocol.md and
+	// a reason; only timeline is set then.
+	Code          uint32 `protobuf:"varint,10,opt,name=code,proto3" json:"code,omitempty"`
+	Reason        string `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Page) Reset() {
+	*x = Page{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Page) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Page) ProtoMessage() {}
+
+func (x *Page) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Page.ProtoReflect.Descriptor instead.
+func (*Page) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Page) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *Page) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Page) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *Page) GetNext() uint64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *Page) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
+func (x *Page) GetTop() uint64 {
+	if x != nil {
+		return x.Top
+	}
+	return 0
+}
+
+func (x *Page) GetFloor() uint64 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
+func (x *Page) GetReset_() bool {
+	if x != nil {
+		return x.Reset_
+	}
+	return false
+}
+
+func (x *Page) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *Page) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Page) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Entry is one position of a page.
+type Entry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Seq   uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	// message is absent when gone says why.
+	Message       *StoredMessage `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Gone          Entry_Gone     `protobuf:"varint,3,opt,name=gone,proto3,enum=perseid.logic.v1.Entry_Gone" json:"gone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Entry) Reset() {
+	*x = Entry{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Entry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Entry) ProtoMessage() {}
+
+func (x *Entry) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Entry.ProtoReflect.Descriptor instead.
+func (*Entry) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Entry) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Entry) GetMessage() *StoredMessage {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *Entry) GetGone() Entry_Gone {
+	if x != nil {
+		return x.Gone
+	}
+	return Entry_HERE
+}
+
+type HistoryRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Reader   *Reader                `protobuf:"bytes,1,opt,name=reader,proto3" json:"reader,omitempty"`
+	Timeline string                 `protobuf:"bytes,2,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	// in_room: the session is in the room now.
+	InRoom bool `protobuf:"varint,3,opt,name=in_room,json=inRoom,proto3" json:"in_room,omitempty"`
+	// exactly one of them; epoch 0 = the current one.
+	//
+	// Types that are valid to be assigned to At:
+	//
+	//	*HistoryRequest_Before
+	//	*HistoryRequest_After
+	//	*HistoryRequest_Around
+	At            isHistoryRequest_At `protobuf_oneof:"at"`
+	Epoch         uint32              `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Limit         uint32              `protobuf:"varint,8,opt,name=limit,proto3" json:"limit,omitempty"`
+	MaxBytes      uint32              `protobuf:"varint,9,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryRequest) Reset() {
+	*x = HistoryRequest{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryRequest) ProtoMessage() {}
+
+func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
+func (*HistoryRequest) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *HistoryRequest) GetReader() *Reader {
+	if x != nil {
+		return x.Reader
+	}
+	return nil
+}
+
+func (x *HistoryRequest) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *HistoryRequest) GetInRoom() bool {
+	if x != nil {
+		return x.InRoom
+	}
+	return false
+}
+
+func (x *HistoryRequest) GetAt() isHistoryRequest_At {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *HistoryRequest) GetBefore() uint64 {
+	if x != nil {
+		if x, ok := x.At.(*HistoryRequest_Before); ok {
+			return x.Before
+		}
+	}
+	return 0
+}
+
+func (x *HistoryRequest) GetAfter() uint64 {
+	if x != nil {
+		if x, ok := x.At.(*HistoryRequest_After); ok {
+			return x.After
+		}
+	}
+	return 0
+}
+
+func (x *HistoryRequest) GetAround() uint64 {
+	if x != nil {
+		if x, ok := x.At.(*HistoryRequest_Around); ok {
+			return x.Around
+		}
+	}
+	return 0
+}
+
+func (x *HistoryRequest) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *HistoryRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *HistoryRequest) GetMaxBytes() uint32 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+type isHistoryRequest_At interface {
+	isHistoryRequest_At()
+}
+
+type HistoryRequest_Before struct {
+	Before uint64 `protobuf:"varint,4,opt,name=before,proto3,oneof"`
+}
+
+type HistoryRequest_After struct {
+	After uint64 `protobuf:"varint,5,opt,name=after,proto3,oneof"`
+}
+
+type HistoryRequest_Around struct {
+	Around uint64 `protobuf:"varint,6,opt,name=around,proto3,oneof"`
+}
+
+func (*HistoryRequest_Before) isHistoryRequest_At() {}
+
+func (*HistoryRequest_After) isHistoryRequest_At() {}
+
+func (*HistoryRequest_Around) isHistoryRequest_At() {}
+
+type HistoryReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Page          *Page                  `protobuf:"bytes,1,opt,name=page,proto3" json:"page,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryReply) Reset() {
+	*x = HistoryReply{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryReply) ProtoMessage() {}
+
+func (x *HistoryReply) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryReply.ProtoReflect.Descriptor instead.
+func (*HistoryReply) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *HistoryReply) GetPage() *Page {
+	if x != nil {
+		return x.Page
+	}
+	return nil
+}
+
+type AckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*AckItem             `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AckRequest) Reset() {
+	*x = AckRequest{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AckRequest) ProtoMessage() {}
+
+func (x *AckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
+func (*AckRequest) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *AckRequest) GetItems() []*AckItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type AckItem struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reader *Reader                `protobuf:"bytes,1,opt,name=reader,proto3" json:"reader,omitempty"`
+	// acks: after is the acknowledged position.
+	Acks          []*Cursor `protobuf:"bytes,2,rep,name=acks,proto3" json:"acks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AckItem) Reset() {
+	*x = AckItem{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AckItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AckItem) ProtoMessage() {}
+
+func (x *AckItem) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AckItem.ProtoReflect.Descriptor instead.
+func (*AckItem) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *AckItem) GetReader() *Reader {
+	if x != nil {
+		return x.Reader
+	}
+	return nil
+}
+
+func (x *AckItem) GetAcks() []*Cursor {
+	if x != nil {
+		return x.Acks
+	}
+	return nil
+}
+
+// AckReply is parallel to the items.
+type AckReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*Cursors             `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AckReply) Reset() {
+	*x = AckReply{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AckReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AckReply) ProtoMessage() {}
+
+func (x *AckReply) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AckReply.ProtoReflect.Descriptor instead.
+func (*AckReply) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *AckReply) GetResults() []*Cursors {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type Cursors struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cursors       []*UserCursor          `protobuf:"bytes,1,rep,name=cursors,proto3" json:"cursors,omitempty"`
+	Code          uint32                 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cursors) Reset() {
+	*x = Cursors{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cursors) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cursors) ProtoMessage() {}
+
+func (x *Cursors) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cursors.ProtoReflect.Descriptor instead.
+func (*Cursors) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Cursors) GetCursors() []*UserCursor {
+	if x != nil {
+		return x.Cursors
+	}
+	return nil
+}
+
+func (x *Cursors) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Cursors) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// UserCursor is where a user stands in a timeline.
+type UserCursor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Timeline      string                 `protobuf:"bytes,1,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	Epoch         uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Acked         uint64                 `protobuf:"varint,3,opt,name=acked,proto3" json:"acked,omitempty"`
+	Read          uint64                 `protobuf:"varint,4,opt,name=read,proto3" json:"read,omitempty"`
+	Unread        uint64                 `protobuf:"varint,5,opt,name=unread,proto3" json:"unread,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserCursor) Reset() {
+	*x = UserCursor{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserCursor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserCursor) ProtoMessage() {}
+
+func (x *UserCursor) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserCursor.ProtoReflect.Descriptor instead.
+func (*UserCursor) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *UserCursor) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *UserCursor) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *UserCursor) GetAcked() uint64 {
+	if x != nil {
+		return x.Acked
+	}
+	return 0
+}
+
+func (x *UserCursor) GetRead() uint64 {
+	if x != nil {
+		return x.Read
+	}
+	return 0
+}
+
+func (x *UserCursor) GetUnread() uint64 {
+	if x != nil {
+		return x.Unread
+	}
+	return 0
+}
+
+type ReadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reader        *Reader                `protobuf:"bytes,1,opt,name=reader,proto3" json:"reader,omitempty"`
+	Timeline      string                 `protobuf:"bytes,2,opt,name=timeline,proto3" json:"timeline,omitempty"`
+	Epoch         uint32                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Seq           uint64                 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadRequest) Reset() {
+	*x = ReadRequest{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadRequest) ProtoMessage() {}
+
+func (x *ReadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
+func (*ReadRequest) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ReadRequest) GetReader() *Reader {
+	if x != nil {
+		return x.Reader
+	}
+	return nil
+}
+
+func (x *ReadRequest) GetTimeline() string {
+	if x != nil {
+		return x.Timeline
+	}
+	return ""
+}
+
+func (x *ReadRequest) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ReadRequest) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+type ReadReply struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Cursor *UserCursor            `protobuf:"bytes,1,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Code   uint32                 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
+	Reason string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// moved: the cursor grew. Logic has it echoed to the other sessions.
+	Moved         bool `protobuf:"varint,4,opt,name=moved,proto3" json:"moved,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadReply) Reset() {
+	*x = ReadReply{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadReply) ProtoMessage() {}
+
+func (x *ReadReply) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadReply.ProtoReflect.Descriptor instead.
+func (*ReadReply) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ReadReply) GetCursor() *UserCursor {
+	if x != nil {
+		return x.Cursor
+	}
+	return nil
+}
+
+func (x *ReadReply) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *ReadReply) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReadReply) GetMoved() bool {
+	if x != nil {
+		return x.Moved
+	}
+	return false
+}
+
+type PublishRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*PublishItem         `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishRequest) Reset() {
+	*x = PublishRequest{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishRequest) ProtoMessage() {}
+
+func (x *PublishRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
+func (*PublishRequest) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *PublishRequest) GetItems() []*PublishItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type PublishItem struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reader *Reader                `protobuf:"bytes,1,opt,name=reader,proto3" json:"reader,omitempty"`
+	// to is the timeline that is meant: "u:<mid>" or "r:<type>://<id>".
+	To          string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	Op          int32  `protobuf:"varint,3,opt,name=op,proto3" json:"op,omitempty"`
+	ClientMsgId string `protobuf:"bytes,4,opt,name=client_msg_id,json=clientMsgId,proto3" json:"client_msg_id,omitempty"`
+	// flags of flags_set are as in flags, the others as the kind has them.
+	Flags    uint32 `protobuf:"varint,5,opt,name=flags,proto3" json:"flags,omitempty"`
+	FlagsSet uint32 `protobuf:"varint,6,opt,name=flags_set,json=flagsSet,proto3" json:"flags_set,omitempty"`
+	Payload  []byte `protobuf:"bytes,7,opt,name=payload,proto3" json:"payload,omitempty"`
+	// in_room: the session is in the room now.
+	InRoom        bool `protobuf:"varint,8,opt,name=in_room,json=inRoom,proto3" json:"in_room,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishItem) Reset() {
+	*x = PublishItem{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishItem) ProtoMessage() {}
+
+func (x *PublishItem) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishItem.ProtoReflect.Descriptor instead.
+func (*PublishItem) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *PublishItem) GetReader() *Reader {
+	if x != nil {
+		return x.Reader
+	}
+	return nil
+}
+
+func (x *PublishItem) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *PublishItem) GetOp() int32 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *PublishItem) GetClientMsgId() string {
+	if x != nil {
+		return x.ClientMsgId
+	}
+	return ""
+}
+
+func (x *PublishItem) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *PublishItem) GetFlagsSet() uint32 {
+	if x != nil {
+		return x.FlagsSet
+	}
+	return 0
+}
+
+func (x *PublishItem) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *PublishItem) GetInRoom() bool {
+	if x != nil {
+		return x.InRoom
+	}
+	return false
+}
+
+// PublishReply is parallel to the items.
+type PublishReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*PublishResult       `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishReply) Reset() {
+	*x = PublishReply{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishReply) ProtoMessage() {}
+
+func (x *PublishReply) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishReply.ProtoReflect.Descriptor instead.
+func (*PublishReply) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *PublishReply) GetResults() []*PublishResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type PublishResult struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ClientMsgId string                 `protobuf:"bytes,1,opt,name=client_msg_id,json=clientMsgId,proto3" json:"client_msg_id,omitempty"`
+	// msg_id of the message, the first one's for a repeat.
+	MsgId         []byte `protobuf:"bytes,2,opt,name=msg_id,json=msgId,proto3" json:"msg_id,omitempty"`
+	Code          uint32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishResult) Reset() {
+	*x = PublishResult{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishResult) ProtoMessage() {}
+
+func (x *PublishResult) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishResult.ProtoReflect.Descriptor instead.
+func (*PublishResult) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *PublishResult) GetClientMsgId() string {
+	if x != nil {
+		return x.ClientMsgId
+	}
+	return ""
+}
+
+func (x *PublishResult) GetMsgId() []byte {
+	if x != nil {
+		return x.MsgId
+	}
+	return nil
+}
+
+func (x *PublishResult) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *PublishResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_api_logic_v1_logic_proto protoreflect.FileDescriptor
 
 const file_api_logic_v1_logic_proto_rawDesc = "" +
@@ -1338,7 +3855,7 @@ const file_api_logic_v1_logic_proto_rawDesc = "" +
 	"\x02ip\x18\x04 \x01(\tR\x02ip\x12\x10\n" +
 	"\x03ver\x18\x05 \x01(\x05R\x03ver\"I\n" +
 	"\fConnectReply\x129\n" +
-	"\aresults\x18\x01 \x03(\v2\x1f.perseid.logic.v1.ConnectResultR\aresults\"\xe8\x01\n" +
+	"\aresults\x18\x01 \x03(\v2\x1f.perseid.logic.v1.ConnectResultR\aresults\"\xdb\x02\n" +
 	"\rConnectResult\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x10\n" +
@@ -1348,7 +3865,19 @@ const file_api_logic_v1_logic_proto_rawDesc = "" +
 	"\aaccepts\x18\x06 \x03(\x05R\aaccepts\x12!\n" +
 	"\fheartbeat_ms\x18\a \x01(\x03R\vheartbeatMs\x12\x1a\n" +
 	"\bplatform\x18\b \x01(\tR\bplatform\x12\x1a\n" +
-	"\breplaced\x18\t \x01(\x04R\breplaced\"v\n" +
+	"\breplaced\x18\t \x01(\x04R\breplaced\x12\x14\n" +
+	"\x05rooms\x18\n" +
+	" \x03(\tR\x05rooms\x12)\n" +
+	"\x04tops\x18\v \x03(\v2\x15.perseid.logic.v1.TopR\x04tops\x120\n" +
+	"\x06resume\x18\f \x03(\v2\x18.perseid.logic.v1.CursorR\x06resume\"I\n" +
+	"\x03Top\x12\x1a\n" +
+	"\btimeline\x18\x01 \x01(\tR\btimeline\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12\x10\n" +
+	"\x03top\x18\x03 \x01(\x04R\x03top\"P\n" +
+	"\x06Cursor\x12\x1a\n" +
+	"\btimeline\x18\x01 \x01(\tR\btimeline\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\x04R\x05after\"v\n" +
 	"\x11DisconnectRequest\x12*\n" +
 	"\x04node\x18\x01 \x01(\v2\x16.perseid.logic.v1.NodeR\x04node\x125\n" +
 	"\bsessions\x18\x02 \x03(\v2\x19.perseid.logic.v1.SessionR\bsessions\"G\n" +
@@ -1406,34 +3935,228 @@ const file_api_logic_v1_logic_proto_rawDesc = "" +
 	"\fLeaveRequest\x12*\n" +
 	"\x04node\x18\x01 \x01(\v2\x16.perseid.logic.v1.NodeR\x04node\"\f\n" +
 	"\n" +
-	"LeaveReply\"A\n" +
+	"LeaveReply\"m\n" +
 	"\fRouteRequest\x121\n" +
-	"\x05items\x18\x01 \x03(\v2\x1b.perseid.logic.v1.RouteItemR\x05items\"3\n" +
+	"\x05items\x18\x01 \x03(\v2\x1b.perseid.logic.v1.RouteItemR\x05items\x12*\n" +
+	"\x04fold\x18\x02 \x01(\v2\x16.perseid.logic.v1.FoldR\x04fold\"\xa7\x01\n" +
+	"\x04Fold\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\rR\n" +
+	"generation\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12-\n" +
+	"\x05fence\x18\x04 \x01(\v2\x17.perseid.logic.v1.FenceR\x05fence\x12 \n" +
+	"\vincarnation\x18\x05 \x01(\tR\vincarnation\"7\n" +
+	"\x05Fence\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\x04R\x05owner\x12\x18\n" +
+	"\arewinds\x18\x02 \x01(\x04R\arewinds\"k\n" +
 	"\tRouteItem\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12\x12\n" +
-	"\x04mids\x18\x02 \x03(\x03R\x04mids\"\x8d\x01\n" +
+	"\x04mids\x18\x02 \x03(\x03R\x04mids\x126\n" +
+	"\x06stored\x18\x03 \x01(\v2\x1e.perseid.logic.v1.StoredRecordR\x06stored\"u\n" +
+	"\fStoredRecord\x12\x16\n" +
+	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x12\n" +
+	"\x04room\x18\x02 \x01(\tR\x04room\x129\n" +
+	"\amessage\x18\x03 \x01(\v2\x1f.perseid.logic.v1.StoredMessageR\amessage\"\x9d\x02\n" +
+	"\rStoredMessage\x12\x15\n" +
+	"\x06msg_id\x18\x01 \x01(\fR\x05msgId\x12\x0e\n" +
+	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x14\n" +
+	"\x05flags\x18\x03 \x01(\rR\x05flags\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\rR\x04kind\x12\x16\n" +
+	"\x06sender\x18\x05 \x01(\x03R\x06sender\x12\x1b\n" +
+	"\tclient_id\x18\x06 \x01(\tR\bclientId\x12\x1a\n" +
+	"\boperator\x18\a \x01(\tR\boperator\x12\x16\n" +
+	"\x06source\x18\b \x01(\tR\x06source\x12\x1f\n" +
+	"\vaccepted_ms\x18\t \x01(\x03R\n" +
+	"acceptedMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\n" +
+	" \x01(\x03R\texpiresMs\x12\x12\n" +
+	"\x04body\x18\v \x01(\fR\x04body\"\x83\x02\n" +
 	"\n" +
 	"RouteReply\x120\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x1a.perseid.logic.v1.LiveNodeR\x05nodes\x127\n" +
 	"\aresults\x18\x02 \x03(\v2\x1d.perseid.logic.v1.RouteResultR\aresults\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error\"S\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\x12;\n" +
+	"\x06status\x18\x04 \x01(\x0e2#.perseid.logic.v1.RouteReply.StatusR\x06status\"7\n" +
+	"\x06Status\x12\x06\n" +
+	"\x02OK\x10\x00\x12\n" +
+	"\n" +
+	"\x06REWIND\x10\x01\x12\b\n" +
+	"\x04FULL\x10\x02\x12\x0f\n" +
+	"\vSTALE_FENCE\x10\x03\"S\n" +
 	"\bLiveNode\x12*\n" +
 	"\x04node\x18\x01 \x01(\v2\x16.perseid.logic.v1.NodeR\x04node\x12\x1b\n" +
-	"\tgrpc_addr\x18\x02 \x01(\tR\bgrpcAddr\"a\n" +
+	"\tgrpc_addr\x18\x02 \x01(\tR\bgrpcAddr\"\x99\x01\n" +
 	"\vRouteResult\x128\n" +
 	"\tlocations\x18\x01 \x03(\v2\x1a.perseid.logic.v1.LocationR\tlocations\x12\x18\n" +
-	"\aoffline\x18\x02 \x01(\rR\aoffline\"P\n" +
+	"\aoffline\x18\x02 \x01(\rR\aoffline\x126\n" +
+	"\bappended\x18\x03 \x03(\v2\x1a.perseid.logic.v1.AppendedR\bappended\"\xe1\x01\n" +
+	"\bAppended\x12<\n" +
+	"\averdict\x18\x01 \x01(\x0e2\".perseid.logic.v1.Appended.VerdictR\averdict\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x121\n" +
+	"\x04mode\x18\x04 \x01(\x0e2\x1d.perseid.logic.v1.ArchiveModeR\x04mode\"<\n" +
+	"\aVerdict\x12\x13\n" +
+	"\x0fVERDICT_UNKNOWN\x10\x00\x12\a\n" +
+	"\x03NEW\x10\x01\x12\n" +
+	"\n" +
+	"\x06REPEAT\x10\x02\x12\a\n" +
+	"\x03DUP\x10\x03\"P\n" +
 	"\bLocation\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x16\n" +
-	"\x06target\x18\x03 \x01(\rR\x06target2\x89\x03\n" +
+	"\x06target\x18\x03 \x01(\rR\x06target\"\xa5\x01\n" +
+	"\x10TakeFenceRequest\x12\x10\n" +
+	"\x03log\x18\x01 \x01(\tR\x03log\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\rR\n" +
+	"generation\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12\x14\n" +
+	"\x05owner\x18\x04 \x01(\x04R\x05owner\x12+\n" +
+	"\x04over\x18\x05 \x01(\v2\x17.perseid.logic.v1.FenceR\x04over\"?\n" +
+	"\x11RaiseFenceRequest\x12*\n" +
+	"\x04fold\x18\x01 \x01(\v2\x16.perseid.logic.v1.FoldR\x04fold\"s\n" +
+	"\n" +
+	"FenceReply\x12-\n" +
+	"\x05fence\x18\x01 \x01(\v2\x17.perseid.logic.v1.FenceR\x05fence\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x14\n" +
+	"\x05stale\x18\x03 \x01(\bR\x05stale\"w\n" +
+	"\x0eArchiveRequest\x12*\n" +
+	"\x04fold\x18\x01 \x01(\v2\x16.perseid.logic.v1.FoldR\x04fold\x129\n" +
+	"\arecords\x18\x02 \x03(\v2\x1f.perseid.logic.v1.ArchiveRecordR\arecords\"\x9a\x01\n" +
+	"\rArchiveRecord\x12\x16\n" +
+	"\x06offset\x18\x01 \x01(\x03R\x06offset\x129\n" +
+	"\amessage\x18\x02 \x01(\v2\x1f.perseid.logic.v1.StoredMessageR\amessage\x126\n" +
+	"\x06places\x18\x03 \x03(\v2\x1e.perseid.logic.v1.ArchivePlaceR\x06places\"\x85\x01\n" +
+	"\fArchivePlace\x12\x1a\n" +
+	"\btimeline\x18\x01 \x01(\tR\btimeline\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x121\n" +
+	"\x04mode\x18\x04 \x01(\x0e2\x1d.perseid.logic.v1.ArchiveModeR\x04mode\"\x98\x01\n" +
+	"\fArchiveReply\x12=\n" +
+	"\x06status\x18\x01 \x01(\x0e2%.perseid.logic.v1.ArchiveReply.StatusR\x06status\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"/\n" +
+	"\x06Status\x12\x06\n" +
+	"\x02OK\x10\x00\x12\x0f\n" +
+	"\vSTALE_FENCE\x10\x01\x12\f\n" +
+	"\bCONFLICT\x10\x02\"`\n" +
+	"\x06Reader\x12*\n" +
+	"\x04node\x18\x01 \x01(\v2\x16.perseid.logic.v1.NodeR\x04node\x12\x18\n" +
+	"\asession\x18\x02 \x01(\x04R\asession\x12\x10\n" +
+	"\x03mid\x18\x03 \x01(\x03R\x03mid\"\xbc\x01\n" +
+	"\vSyncRequest\x120\n" +
+	"\x06reader\x18\x01 \x01(\v2\x18.perseid.logic.v1.ReaderR\x06reader\x122\n" +
+	"\acursors\x18\x02 \x03(\v2\x18.perseid.logic.v1.CursorR\acursors\x12\x14\n" +
+	"\x05rooms\x18\x03 \x03(\tR\x05rooms\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x1b\n" +
+	"\tmax_bytes\x18\x05 \x01(\rR\bmaxBytes\"9\n" +
+	"\tSyncReply\x12,\n" +
+	"\x05pages\x18\x01 \x03(\v2\x16.perseid.logic.v1.PageR\x05pages\"\xa2\x02\n" +
+	"\x04Page\x12\x1a\n" +
+	"\btimeline\x18\x01 \x01(\tR\btimeline\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x121\n" +
+	"\aentries\x18\x03 \x03(\v2\x17.perseid.logic.v1.EntryR\aentries\x12\x12\n" +
+	"\x04next\x18\x04 \x01(\x04R\x04next\x12\x19\n" +
+	"\bhas_more\x18\x05 \x01(\bR\ahasMore\x12\x10\n" +
+	"\x03top\x18\x06 \x01(\x04R\x03top\x12\x14\n" +
+	"\x05floor\x18\a \x01(\x04R\x05floor\x12\x14\n" +
+	"\x05reset\x18\b \x01(\bR\x05reset\x12\x1c\n" +
+	"\ttruncated\x18\t \x01(\bR\ttruncated\x12\x12\n" +
+	"\x04code\x18\n" +
+	" \x01(\rR\x04code\x12\x16\n" +
+	"\x06reason\x18\v \x01(\tR\x06reason\"\xc8\x01\n" +
+	"\x05Entry\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\x129\n" +
+	"\amessage\x18\x02 \x01(\v2\x1f.perseid.logic.v1.StoredMessageR\amessage\x120\n" +
+	"\x04gone\x18\x03 \x01(\x0e2\x1c.perseid.logic.v1.Entry.GoneR\x04gone\"@\n" +
+	"\x04Gone\x12\b\n" +
+	"\x04HERE\x10\x00\x12\n" +
+	"\n" +
+	"\x06HIDDEN\x10\x01\x12\v\n" +
+	"\aREVOKED\x10\x02\x12\v\n" +
+	"\aEXPIRED\x10\x03\x12\b\n" +
+	"\x04LOST\x10\x04\"\x92\x02\n" +
+	"\x0eHistoryRequest\x120\n" +
+	"\x06reader\x18\x01 \x01(\v2\x18.perseid.logic.v1.ReaderR\x06reader\x12\x1a\n" +
+	"\btimeline\x18\x02 \x01(\tR\btimeline\x12\x17\n" +
+	"\ain_room\x18\x03 \x01(\bR\x06inRoom\x12\x18\n" +
+	"\x06before\x18\x04 \x01(\x04H\x00R\x06before\x12\x16\n" +
+	"\x05after\x18\x05 \x01(\x04H\x00R\x05after\x12\x18\n" +
+	"\x06around\x18\x06 \x01(\x04H\x00R\x06around\x12\x14\n" +
+	"\x05epoch\x18\a \x01(\rR\x05epoch\x12\x14\n" +
+	"\x05limit\x18\b \x01(\rR\x05limit\x12\x1b\n" +
+	"\tmax_bytes\x18\t \x01(\rR\bmaxBytesB\x04\n" +
+	"\x02at\":\n" +
+	"\fHistoryReply\x12*\n" +
+	"\x04page\x18\x01 \x01(\v2\x16.perseid.logic.v1.PageR\x04page\"=\n" +
+	"\n" +
+	"AckRequest\x12/\n" +
+	"\x05items\x18\x01 \x03(\v2\x19.perseid.logic.v1.AckItemR\x05items\"i\n" +
+	"\aAckItem\x120\n" +
+	"\x06reader\x18\x01 \x01(\v2\x18.perseid.logic.v1.ReaderR\x06reader\x12,\n" +
+	"\x04acks\x18\x02 \x03(\v2\x18.perseid.logic.v1.CursorR\x04acks\"?\n" +
+	"\bAckReply\x123\n" +
+	"\aresults\x18\x01 \x03(\v2\x19.perseid.logic.v1.CursorsR\aresults\"m\n" +
+	"\aCursors\x126\n" +
+	"\acursors\x18\x01 \x03(\v2\x1c.perseid.logic.v1.UserCursorR\acursors\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\rR\x04code\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x80\x01\n" +
+	"\n" +
+	"UserCursor\x12\x1a\n" +
+	"\btimeline\x18\x01 \x01(\tR\btimeline\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12\x14\n" +
+	"\x05acked\x18\x03 \x01(\x04R\x05acked\x12\x12\n" +
+	"\x04read\x18\x04 \x01(\x04R\x04read\x12\x16\n" +
+	"\x06unread\x18\x05 \x01(\x04R\x06unread\"\x83\x01\n" +
+	"\vReadRequest\x120\n" +
+	"\x06reader\x18\x01 \x01(\v2\x18.perseid.logic.v1.ReaderR\x06reader\x12\x1a\n" +
+	"\btimeline\x18\x02 \x01(\tR\btimeline\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\rR\x05epoch\x12\x10\n" +
+	"\x03seq\x18\x04 \x01(\x04R\x03seq\"\x83\x01\n" +
+	"\tReadReply\x124\n" +
+	"\x06cursor\x18\x01 \x01(\v2\x1c.perseid.logic.v1.UserCursorR\x06cursor\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\rR\x04code\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05moved\x18\x04 \x01(\bR\x05moved\"E\n" +
+	"\x0ePublishRequest\x123\n" +
+	"\x05items\x18\x01 \x03(\v2\x1d.perseid.logic.v1.PublishItemR\x05items\"\xe9\x01\n" +
+	"\vPublishItem\x120\n" +
+	"\x06reader\x18\x01 \x01(\v2\x18.perseid.logic.v1.ReaderR\x06reader\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x0e\n" +
+	"\x02op\x18\x03 \x01(\x05R\x02op\x12\"\n" +
+	"\rclient_msg_id\x18\x04 \x01(\tR\vclientMsgId\x12\x14\n" +
+	"\x05flags\x18\x05 \x01(\rR\x05flags\x12\x1b\n" +
+	"\tflags_set\x18\x06 \x01(\rR\bflagsSet\x12\x18\n" +
+	"\apayload\x18\a \x01(\fR\apayload\x12\x17\n" +
+	"\ain_room\x18\b \x01(\bR\x06inRoom\"I\n" +
+	"\fPublishReply\x129\n" +
+	"\aresults\x18\x01 \x03(\v2\x1f.perseid.logic.v1.PublishResultR\aresults\"v\n" +
+	"\rPublishResult\x12\"\n" +
+	"\rclient_msg_id\x18\x01 \x01(\tR\vclientMsgId\x12\x15\n" +
+	"\x06msg_id\x18\x02 \x01(\fR\x05msgId\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\rR\x04code\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason*5\n" +
+	"\vArchiveMode\x12\a\n" +
+	"\x03OFF\x10\x00\x12\x0f\n" +
+	"\vBEST_EFFORT\x10\x01\x12\f\n" +
+	"\bREQUIRED\x10\x022\xd9\a\n" +
 	"\x05Logic\x12K\n" +
 	"\aConnect\x12 .perseid.logic.v1.ConnectRequest\x1a\x1e.perseid.logic.v1.ConnectReply\x12T\n" +
 	"\n" +
 	"Disconnect\x12#.perseid.logic.v1.DisconnectRequest\x1a!.perseid.logic.v1.DisconnectReply\x12K\n" +
 	"\aRefresh\x12 .perseid.logic.v1.RefreshRequest\x1a\x1e.perseid.logic.v1.RefreshReply\x12E\n" +
 	"\x05Leave\x12\x1e.perseid.logic.v1.LeaveRequest\x1a\x1c.perseid.logic.v1.LeaveReply\x12I\n" +
-	"\x05Route\x12\x1e.perseid.logic.v1.RouteRequest\x1a\x1c.perseid.logic.v1.RouteReply(\x010\x01B4Z2github.com/perseid-im/perseid/api/logic/v1;logicv1b\x06proto3"
+	"\x05Route\x12\x1e.perseid.logic.v1.RouteRequest\x1a\x1c.perseid.logic.v1.RouteReply(\x010\x01\x12M\n" +
+	"\tTakeFence\x12\".perseid.logic.v1.TakeFenceRequest\x1a\x1c.perseid.logic.v1.FenceReply\x12O\n" +
+	"\n" +
+	"RaiseFence\x12#.perseid.logic.v1.RaiseFenceRequest\x1a\x1c.perseid.logic.v1.FenceReply\x12K\n" +
+	"\aArchive\x12 .perseid.logic.v1.ArchiveRequest\x1a\x1e.perseid.logic.v1.ArchiveReply\x12B\n" +
+	"\x04Sync\x12\x1d.perseid.logic.v1.SyncRequest\x1a\x1b.perseid.logic.v1.SyncReply\x12K\n" +
+	"\aHistory\x12 .perseid.logic.v1.HistoryRequest\x1a\x1e.perseid.logic.v1.HistoryReply\x12?\n" +
+	"\x03Ack\x12\x1c.perseid.logic.v1.AckRequest\x1a\x1a.perseid.logic.v1.AckReply\x12B\n" +
+	"\x04Read\x12\x1d.perseid.logic.v1.ReadRequest\x1a\x1b.perseid.logic.v1.ReadReply\x12K\n" +
+	"\aPublish\x12 .perseid.logic.v1.PublishRequest\x1a\x1e.perseid.logic.v1.PublishReplyB4Z2github.com/perseid-im/perseid/api/logic/v1;logicv1b\x06proto3"
 
 var (
 	file_api_logic_v1_logic_proto_rawDescOnce sync.Once
@@ -1447,64 +4170,156 @@ func file_api_logic_v1_logic_proto_rawDescGZIP() []byte {
 	return file_api_logic_v1_logic_proto_rawDescData
 }
 
-var file_api_logic_v1_logic_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_api_logic_v1_logic_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_api_logic_v1_logic_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_api_logic_v1_logic_proto_goTypes = []any{
-	(*Node)(nil),              // 0: perseid.logic.v1.Node
-	(*ConnectRequest)(nil),    // 1: perseid.logic.v1.ConnectRequest
-	(*ConnectItem)(nil),       // 2: perseid.logic.v1.ConnectItem
-	(*ConnectReply)(nil),      // 3: perseid.logic.v1.ConnectReply
-	(*ConnectResult)(nil),     // 4: perseid.logic.v1.ConnectResult
-	(*DisconnectRequest)(nil), // 5: perseid.logic.v1.DisconnectRequest
-	(*Session)(nil),           // 6: perseid.logic.v1.Session
-	(*DisconnectReply)(nil),   // 7: perseid.logic.v1.DisconnectReply
-	(*RefreshRequest)(nil),    // 8: perseid.logic.v1.RefreshRequest
-	(*BroadcastShare)(nil),    // 9: perseid.logic.v1.BroadcastShare
-	(*NodeInfo)(nil),          // 10: perseid.logic.v1.NodeInfo
-	(*RefreshReply)(nil),      // 11: perseid.logic.v1.RefreshReply
-	(*LeaveRequest)(nil),      // 12: perseid.logic.v1.LeaveRequest
-	(*LeaveReply)(nil),        // 13: perseid.logic.v1.LeaveReply
-	(*RouteRequest)(nil),      // 14: perseid.logic.v1.RouteRequest
-	(*RouteItem)(nil),         // 15: perseid.logic.v1.RouteItem
-	(*RouteReply)(nil),        // 16: perseid.logic.v1.RouteReply
-	(*LiveNode)(nil),          // 17: perseid.logic.v1.LiveNode
-	(*RouteResult)(nil),       // 18: perseid.logic.v1.RouteResult
-	(*Location)(nil),          // 19: perseid.logic.v1.Location
-	nil,                       // 20: perseid.logic.v1.RefreshRequest.RoomsEntry
-	nil,                       // 21: perseid.logic.v1.RefreshReply.RoomCountsEntry
+	(ArchiveMode)(0),          // 0: perseid.logic.v1.ArchiveMode
+	(RouteReply_Status)(0),    // 1: perseid.logic.v1.RouteReply.Status
+	(Appended_Verdict)(0),     // 2: perseid.logic.v1.Appended.Verdict
+	(ArchiveReply_Status)(0),  // 3: perseid.logic.v1.ArchiveReply.Status
+	(Entry_Gone)(0),           // 4: perseid.logic.v1.Entry.Gone
+	(*Node)(nil),              // 5: perseid.logic.v1.Node
+	(*ConnectRequest)(nil),    // 6: perseid.logic.v1.ConnectRequest
+	(*ConnectItem)(nil),       // 7: perseid.logic.v1.ConnectItem
+	(*ConnectReply)(nil),      // 8: perseid.logic.v1.ConnectReply
+	(*ConnectResult)(nil),     // 9: perseid.logic.v1.ConnectResult
+	(*Top)(nil),               // 10: perseid.logic.v1.Top
+	(*Cursor)(nil),            // 11: perseid.logic.v1.Cursor
+	(*DisconnectRequest)(nil), // 12: perseid.logic.v1.DisconnectRequest
+	(*Session)(nil),           // 13: perseid.logic.v1.Session
+	(*DisconnectReply)(nil),   // 14: perseid.logic.v1.DisconnectReply
+	(*RefreshRequest)(nil),    // 15: perseid.logic.v1.RefreshRequest
+	(*BroadcastShare)(nil),    // 16: perseid.logic.v1.BroadcastShare
+	(*NodeInfo)(nil),          // 17: perseid.logic.v1.NodeInfo
+	(*RefreshReply)(nil),      // 18: perseid.logic.v1.RefreshReply
+	(*LeaveRequest)(nil),      // 19: perseid.logic.v1.LeaveRequest
+	(*LeaveReply)(nil),        // 20: perseid.logic.v1.LeaveReply
+	(*RouteRequest)(nil),      // 21: perseid.logic.v1.RouteRequest
+	(*Fold)(nil),              // 22: perseid.logic.v1.Fold
+	(*Fence)(nil),             // 23: perseid.logic.v1.Fence
+	(*RouteItem)(nil),         // 24: perseid.logic.v1.RouteItem
+	(*StoredRecord)(nil),      // 25: perseid.logic.v1.StoredRecord
+	(*StoredMessage)(nil),     // 26: perseid.logic.v1.StoredMessage
+	(*RouteReply)(nil),        // 27: perseid.logic.v1.RouteReply
+	(*LiveNode)(nil),          // 28: perseid.logic.v1.LiveNode
+	(*RouteResult)(nil),       // 29: perseid.logic.v1.RouteResult
+	(*Appended)(nil),          // 30: perseid.logic.v1.Appended
+	(*Location)(nil),          // 31: perseid.logic.v1.Location
+	(*TakeFenceRequest)(nil),  // 32: perseid.logic.v1.TakeFenceRequest
+	(*RaiseFenceRequest)(nil), // 33: perseid.logic.v1.RaiseFenceRequest
+	(*FenceReply)(nil),        // 34: perseid.logic.v1.FenceReply
+	(*ArchiveRequest)(nil),    // 35: perseid.logic.v1.ArchiveRequest
+	(*ArchiveRecord)(nil),     // 36: perseid.logic.v1.ArchiveRecord
+	(*ArchivePlace)(nil),      // 37: perseid.logic.v1.ArchivePlace
+	(*ArchiveReply)(nil),      // 38: perseid.logic.v1.ArchiveReply
+	(*Reader)(nil),            // 39: perseid.logic.v1.Reader
+	(*SyncRequest)(nil),       // 40: perseid.logic.v1.SyncRequest
+	(*SyncReply)(nil),         // 41: perseid.logic.v1.SyncReply
+	(*Page)(nil),              // 42: perseid.logic.v1.Page
+	(*Entry)(nil),             // 43: perseid.logic.v1.Entry
+	(*HistoryRequest)(nil),    // 44: perseid.logic.v1.HistoryRequest
+	(*HistoryReply)(nil),      // 45: perseid.logic.v1.HistoryReply
+	(*AckRequest)(nil),        // 46: perseid.logic.v1.AckRequest
+	(*AckItem)(nil),           // 47: perseid.logic.v1.AckItem
+	(*AckReply)(nil),          // 48: perseid.logic.v1.AckReply
+	(*Cursors)(nil),           // 49: perseid.logic.v1.Cursors
+	(*UserCursor)(nil),        // 50: perseid.logic.v1.UserCursor
+	(*ReadRequest)(nil),       // 51: perseid.logic.v1.ReadRequest
+	(*ReadReply)(nil),         // 52: perseid.logic.v1.ReadReply
+	(*PublishRequest)(nil),    // 53: perseid.logic.v1.PublishRequest
+	(*PublishItem)(nil),       // 54: perseid.logic.v1.PublishItem
+	(*PublishReply)(nil),      // 55: perseid.logic.v1.PublishReply
+	(*PublishResult)(nil),     // 56: perseid.logic.v1.PublishResult
+	nil,                       // 57: perseid.logic.v1.RefreshRequest.RoomsEntry
+	nil,                       // 58: perseid.logic.v1.RefreshReply.RoomCountsEntry
 }
 var file_api_logic_v1_logic_proto_depIdxs = []int32{
-	0,  // 0: perseid.logic.v1.ConnectRequest.node:type_name -> perseid.logic.v1.Node
-	2,  // 1: perseid.logic.v1.ConnectRequest.items:type_name -> perseid.logic.v1.ConnectItem
-	4,  // 2: perseid.logic.v1.ConnectReply.results:type_name -> perseid.logic.v1.ConnectResult
-	0,  // 3: perseid.logic.v1.DisconnectRequest.node:type_name -> perseid.logic.v1.Node
-	6,  // 4: perseid.logic.v1.DisconnectRequest.sessions:type_name -> perseid.logic.v1.Session
-	0,  // 5: perseid.logic.v1.RefreshRequest.node:type_name -> perseid.logic.v1.Node
-	10, // 6: perseid.logic.v1.RefreshRequest.info:type_name -> perseid.logic.v1.NodeInfo
-	6,  // 7: perseid.logic.v1.RefreshRequest.sessions:type_name -> perseid.logic.v1.Session
-	20, // 8: perseid.logic.v1.RefreshRequest.rooms:type_name -> perseid.logic.v1.RefreshRequest.RoomsEntry
-	9,  // 9: perseid.logic.v1.RefreshRequest.shares:type_name -> perseid.logic.v1.BroadcastShare
-	21, // 10: perseid.logic.v1.RefreshReply.room_counts:type_name -> perseid.logic.v1.RefreshReply.RoomCountsEntry
-	0,  // 11: perseid.logic.v1.LeaveRequest.node:type_name -> perseid.logic.v1.Node
-	15, // 12: perseid.logic.v1.RouteRequest.items:type_name -> perseid.logic.v1.RouteItem
-	17, // 13: perseid.logic.v1.RouteReply.nodes:type_name -> perseid.logic.v1.LiveNode
-	18, // 14: perseid.logic.v1.RouteReply.results:type_name -> perseid.logic.v1.RouteResult
-	0,  // 15: perseid.logic.v1.LiveNode.node:type_name -> perseid.logic.v1.Node
-	19, // 16: perseid.logic.v1.RouteResult.locations:type_name -> perseid.logic.v1.Location
-	1,  // 17: perseid.logic.v1.Logic.Connect:input_type -> perseid.logic.v1.ConnectRequest
-	5,  // 18: perseid.logic.v1.Logic.Disconnect:input_type -> perseid.logic.v1.DisconnectRequest
-	8,  // 19: perseid.logic.v1.Logic.Refresh:input_type -> perseid.logic.v1.RefreshRequest
-	12, // 20: perseid.logic.v1.Logic.Leave:input_type -> perseid.logic.v1.LeaveRequest
-	14, // 21: perseid.logic.v1.Logic.Route:input_type -> perseid.logic.v1.RouteRequest
-	3,  // 22: perseid.logic.v1.Logic.Connect:output_type -> perseid.logic.v1.ConnectReply
-	7,  // 23: perseid.logic.v1.Logic.Disconnect:output_type -> perseid.logic.v1.DisconnectReply
-	11, // 24: perseid.logic.v1.Logic.Refresh:output_type -> perseid.logic.v1.RefreshReply
-	13, // 25: perseid.logic.v1.Logic.Leave:output_type -> perseid.logic.v1.LeaveReply
-	16, // 26: perseid.logic.v1.Logic.Route:output_type -> perseid.logic.v1.RouteReply
-	22, // [22:27] is the sub-list for method output_type
-	17, // [17:22] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	5,  // 0: perseid.logic.v1.ConnectRequest.node:type_name -> perseid.logic.v1.Node
+	7,  // 1: perseid.logic.v1.ConnectRequest.items:type_name -> perseid.logic.v1.ConnectItem
+	9,  // 2: perseid.logic.v1.ConnectReply.results:type_name -> perseid.logic.v1.ConnectResult
+	10, // 3: perseid.logic.v1.ConnectResult.tops:type_name -> perseid.logic.v1.Top
+	11, // 4: perseid.logic.v1.ConnectResult.resume:type_name -> perseid.logic.v1.Cursor
+	5,  // 5: perseid.logic.v1.DisconnectRequest.node:type_name -> perseid.logic.v1.Node
+	13, // 6: perseid.logic.v1.DisconnectRequest.sessions:type_name -> perseid.logic.v1.Session
+	5,  // 7: perseid.logic.v1.RefreshRequest.node:type_name -> perseid.logic.v1.Node
+	17, // 8: perseid.logic.v1.RefreshRequest.info:type_name -> perseid.logic.v1.NodeInfo
+	13, // 9: perseid.logic.v1.RefreshRequest.sessions:type_name -> perseid.logic.v1.Session
+	57, // 10: perseid.logic.v1.RefreshRequest.rooms:type_name -> perseid.logic.v1.RefreshRequest.RoomsEntry
+	16, // 11: perseid.logic.v1.RefreshRequest.shares:type_name -> perseid.logic.v1.BroadcastShare
+	58, // 12: perseid.logic.v1.RefreshReply.room_counts:type_name -> perseid.logic.v1.RefreshReply.RoomCountsEntry
+	5,  // 13: perseid.logic.v1.LeaveRequest.node:type_name -> perseid.logic.v1.Node
+	24, // 14: perseid.logic.v1.RouteRequest.items:type_name -> perseid.logic.v1.RouteItem
+	22, // 15: perseid.logic.v1.RouteRequest.fold:type_name -> perseid.logic.v1.Fold
+	23, // 16: perseid.logic.v1.Fold.fence:type_name -> perseid.logic.v1.Fence
+	25, // 17: perseid.logic.v1.RouteItem.stored:type_name -> perseid.logic.v1.StoredRecord
+	26, // 18: perseid.logic.v1.StoredRecord.message:type_name -> perseid.logic.v1.StoredMessage
+	28, // 19: perseid.logic.v1.RouteReply.nodes:type_name -> perseid.logic.v1.LiveNode
+	29, // 20: perseid.logic.v1.RouteReply.results:type_name -> perseid.logic.v1.RouteResult
+	1,  // 21: perseid.logic.v1.RouteReply.status:type_name -> perseid.logic.v1.RouteReply.Status
+	5,  // 22: perseid.logic.v1.LiveNode.node:type_name -> perseid.logic.v1.Node
+	31, // 23: perseid.logic.v1.RouteResult.locations:type_name -> perseid.logic.v1.Location
+	30, // 24: perseid.logic.v1.RouteResult.appended:type_name -> perseid.logic.v1.Appended
+	2,  // 25: perseid.logic.v1.Appended.verdict:type_name -> perseid.logic.v1.Appended.Verdict
+	0,  // 26: perseid.logic.v1.Appended.mode:type_name -> perseid.logic.v1.ArchiveMode
+	23, // 27: perseid.logic.v1.TakeFenceRequest.over:type_name -> perseid.logic.v1.Fence
+	22, // 28: perseid.logic.v1.RaiseFenceRequest.fold:type_name -> perseid.logic.v1.Fold
+	23, // 29: perseid.logic.v1.FenceReply.fence:type_name -> perseid.logic.v1.Fence
+	22, // 30: perseid.logic.v1.ArchiveRequest.fold:type_name -> perseid.logic.v1.Fold
+	36, // 31: perseid.logic.v1.ArchiveRequest.records:type_name -> perseid.logic.v1.ArchiveRecord
+	26, // 32: perseid.logic.v1.ArchiveRecord.message:type_name -> perseid.logic.v1.StoredMessage
+	37, // 33: perseid.logic.v1.ArchiveRecord.places:type_name -> perseid.logic.v1.ArchivePlace
+	0,  // 34: perseid.logic.v1.ArchivePlace.mode:type_name -> perseid.logic.v1.ArchiveMode
+	3,  // 35: perseid.logic.v1.ArchiveReply.status:type_name -> perseid.logic.v1.ArchiveReply.Status
+	5,  // 36: perseid.logic.v1.Reader.node:type_name -> perseid.logic.v1.Node
+	39, // 37: perseid.logic.v1.SyncRequest.reader:type_name -> perseid.logic.v1.Reader
+	11, // 38: perseid.logic.v1.SyncRequest.cursors:type_name -> perseid.logic.v1.Cursor
+	42, // 39: perseid.logic.v1.SyncReply.pages:type_name -> perseid.logic.v1.Page
+	43, // 40: perseid.logic.v1.Page.entries:type_name -> perseid.logic.v1.Entry
+	26, // 41: perseid.logic.v1.Entry.message:type_name -> perseid.logic.v1.StoredMessage
+	4,  // 42: perseid.logic.v1.Entry.gone:type_name -> perseid.logic.v1.Entry.Gone
+	39, // 43: perseid.logic.v1.HistoryRequest.reader:type_name -> perseid.logic.v1.Reader
+	42, // 44: perseid.logic.v1.HistoryReply.page:type_name -> perseid.logic.v1.Page
+	47, // 45: perseid.logic.v1.AckRequest.items:type_name -> perseid.logic.v1.AckItem
+	39, // 46: perseid.logic.v1.AckItem.reader:type_name -> perseid.logic.v1.Reader
+	11, // 47: perseid.logic.v1.AckItem.acks:type_name -> perseid.logic.v1.Cursor
+	49, // 48: perseid.logic.v1.AckReply.results:type_name -> perseid.logic.v1.Cursors
+	50, // 49: perseid.logic.v1.Cursors.cursors:type_name -> perseid.logic.v1.UserCursor
+	39, // 50: perseid.logic.v1.ReadRequest.reader:type_name -> perseid.logic.v1.Reader
+	50, // 51: perseid.logic.v1.ReadReply.cursor:type_name -> perseid.logic.v1.UserCursor
+	54, // 52: perseid.logic.v1.PublishRequest.items:type_name -> perseid.logic.v1.PublishItem
+	39, // 53: perseid.logic.v1.PublishItem.reader:type_name -> perseid.logic.v1.Reader
+	56, // 54: perseid.logic.v1.PublishReply.results:type_name -> perseid.logic.v1.PublishResult
+	6,  // 55: perseid.logic.v1.Logic.Connect:input_type -> perseid.logic.v1.ConnectRequest
+	12, // 56: perseid.logic.v1.Logic.Disconnect:input_type -> perseid.logic.v1.DisconnectRequest
+	15, // 57: perseid.logic.v1.Logic.Refresh:input_type -> perseid.logic.v1.RefreshRequest
+	19, // 58: perseid.logic.v1.Logic.Leave:input_type -> perseid.logic.v1.LeaveRequest
+	21, // 59: perseid.logic.v1.Logic.Route:input_type -> perseid.logic.v1.RouteRequest
+	32, // 60: perseid.logic.v1.Logic.TakeFence:input_type -> perseid.logic.v1.TakeFenceRequest
+	33, // 61: perseid.logic.v1.Logic.RaiseFence:input_type -> perseid.logic.v1.RaiseFenceRequest
+	35, // 62: perseid.logic.v1.Logic.Archive:input_type -> perseid.logic.v1.ArchiveRequest
+	40, // 63: perseid.logic.v1.Logic.Sync:input_type -> perseid.logic.v1.SyncRequest
+	44, // 64: perseid.logic.v1.Logic.History:input_type -> perseid.logic.v1.HistoryRequest
+	46, // 65: perseid.logic.v1.Logic.Ack:input_type -> perseid.logic.v1.AckRequest
+	51, // 66: perseid.logic.v1.Logic.Read:input_type -> perseid.logic.v1.ReadRequest
+	53, // 67: perseid.logic.v1.Logic.Publish:input_type -> perseid.logic.v1.PublishRequest
+	8,  // 68: perseid.logic.v1.Logic.Connect:output_type -> perseid.logic.v1.ConnectReply
+	14, // 69: perseid.logic.v1.Logic.Disconnect:output_type -> perseid.logic.v1.DisconnectReply
+	18, // 70: perseid.logic.v1.Logic.Refresh:output_type -> perseid.logic.v1.RefreshReply
+	20, // 71: perseid.logic.v1.Logic.Leave:output_type -> perseid.logic.v1.LeaveReply
+	27, // 72: perseid.logic.v1.Logic.Route:output_type -> perseid.logic.v1.RouteReply
+	34, // 73: perseid.logic.v1.Logic.TakeFence:output_type -> perseid.logic.v1.FenceReply
+	34, // 74: perseid.logic.v1.Logic.RaiseFence:output_type -> perseid.logic.v1.FenceReply
+	38, // 75: perseid.logic.v1.Logic.Archive:output_type -> perseid.logic.v1.ArchiveReply
+	41, // 76: perseid.logic.v1.Logic.Sync:output_type -> perseid.logic.v1.SyncReply
+	45, // 77: perseid.logic.v1.Logic.History:output_type -> perseid.logic.v1.HistoryReply
+	48, // 78: perseid.logic.v1.Logic.Ack:output_type -> perseid.logic.v1.AckReply
+	52, // 79: perseid.logic.v1.Logic.Read:output_type -> perseid.logic.v1.ReadReply
+	55, // 80: perseid.logic.v1.Logic.Publish:output_type -> perseid.logic.v1.PublishReply
+	68, // [68:81] is the sub-list for method output_type
+	55, // [55:68] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_api_logic_v1_logic_proto_init() }
@@ -1512,18 +4327,24 @@ func file_api_logic_v1_logic_proto_init() {
 	if File_api_logic_v1_logic_proto != nil {
 		return
 	}
+	file_api_logic_v1_logic_proto_msgTypes[39].OneofWrappers = []any{
+		(*HistoryRequest_Before)(nil),
+		(*HistoryRequest_After)(nil),
+		(*HistoryRequest_Around)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_logic_v1_logic_proto_rawDesc), len(file_api_logic_v1_logic_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   22,
+			NumEnums:      5,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_api_logic_v1_logic_proto_goTypes,
 		DependencyIndexes: file_api_logic_v1_logic_proto_depIdxs,
+		EnumInfos:         file_api_logic_v1_logic_proto_enumTypes,
 		MessageInfos:      file_api_logic_v1_logic_proto_msgTypes,
 	}.Build()
 	File_api_logic_v1_logic_proto = out.File

@@ -27,6 +27,14 @@ const (
 	Logic_Refresh_FullMethodName    = "/perseid.logic.v1.Logic/Refresh"
 	Logic_Leave_FullMethodName      = "/perseid.logic.v1.Logic/Leave"
 	Logic_Route_FullMethodName      = "/perseid.logic.v1.Logic/Route"
+	Logic_TakeFence_FullMethodName  = "/perseid.logic.v1.Logic/TakeFence"
+	Logic_RaiseFence_FullMethodName = "/perseid.logic.v1.Logic/RaiseFence"
+	Logic_Archive_FullMethodName    = "/perseid.logic.v1.Logic/Archive"
+	Logic_Sync_FullMethodName       = "/perseid.logic.v1.Logic/Sync"
+	Logic_History_FullMethodName    = "/perseid.logic.v1.Logic/History"
+	Logic_Ack_FullMethodName        = "/perseid.logic.v1.Logic/Ack"
+	Logic_Read_FullMethodName       = "/perseid.logic.v1.Logic/Read"
+	Logic_Publish_FullMethodName    = "/perseid.logic.v1.Logic/Publish"
 )
 
 // LogicClient is the client API for Logic service.
@@ -44,7 +52,26 @@ type LogicClient interface {
 	Leave(ctx context.Context, in *LeaveRequest, opts ...grpc.CallOption) (*LeaveReply, error)
 	// Route says which comets live and where the targets of records are.
 	// Replies come in the order of the requests.
+	// A request with a Fold appends the stored records of its items first.
 	Route(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RouteRequest, RouteReply], error)
+	// TakeFence makes a worker the one whose rows of a partition are archived.
+	TakeFence(ctx context.Context, in *TakeFenceRequest, opts ...grpc.CallOption) (*FenceReply, error)
+	// RaiseFence begins a new life of the same worker, before it replays:
+	// nothing that was numbered before can be archived after it.
+	RaiseFence(ctx context.Context, in *RaiseFenceRequest, opts ...grpc.CallOption) (*FenceReply, error)
+	// Archive writes rows, in the order given, in one transaction under the
+	// fence. A worker has one call under way at most.
+	Archive(ctx context.Context, in *ArchiveRequest, opts ...grpc.CallOption) (*ArchiveReply, error)
+	// Sync answers the pages after cursors of one session.
+	Sync(ctx context.Context, in *SyncRequest, opts ...grpc.CallOption) (*SyncReply, error)
+	// History answers a part of one timeline around a position.
+	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryReply, error)
+	// Ack raises delivery cursors of sessions.
+	Ack(ctx context.Context, in *AckRequest, opts ...grpc.CallOption) (*AckReply, error)
+	// Read raises read cursors of sessions.
+	Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (*ReadReply, error)
+	// Publish accepts messages from sessions.
+	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishReply, error)
 }
 
 type logicClient struct {
@@ -108,6 +135,86 @@ func (c *logicClient) Route(ctx context.Context, opts ...grpc.CallOption) (grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Logic_RouteClient = grpc.BidiStreamingClient[RouteRequest, RouteReply]
 
+func (c *logicClient) TakeFence(ctx context.Context, in *TakeFenceRequest, opts ...grpc.CallOption) (*FenceReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FenceReply)
+	err := c.cc.Invoke(ctx, Logic_TakeFence_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logicClient) RaiseFence(ctx context.Context, in *RaiseFenceRequest, opts ...grpc.CallOption) (*FenceReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FenceReply)
+	err := c.cc.Invoke(ctx, Logic_RaiseFence_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logicClient) Archive(ctx context.Context, in *ArchiveRequest, opts ...grpc.CallOption) (*ArchiveReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ArchiveReply)
+	err := c.cc.Invoke(ctx, Logic_Archive_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logicClient) Sync(ctx context.Context, in *SyncRequest, opts ...grpc.CallOption) (*SyncReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SyncReply)
+	err := c.cc.Invoke(ctx, Logic_Sync_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logicClient) History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HistoryReply)
+	err := c.cc.Invoke(ctx, Logic_History_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logicClient) Ack(ctx context.Context, in *AckRequest, opts ...grpc.CallOption) (*AckReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AckReply)
+	err := c.cc.Invoke(ctx, Logic_Ack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logicClient) Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (*ReadReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadReply)
+	err := c.cc.Invoke(ctx, Logic_Read_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logicClient) Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PublishReply)
+	err := c.cc.Invoke(ctx, Logic_Publish_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LogicServer is the server API for Logic service.
 // All implementations must embed UnimplementedLogicServer
 // for forward compatibility.
@@ -123,7 +230,26 @@ type LogicServer interface {
 	Leave(context.Context, *LeaveRequest) (*LeaveReply, error)
 	// Route says which comets live and where the targets of records are.
 	// Replies come in the order of the requests.
+	// A request with a Fold appends the stored records of its items first.
 	Route(grpc.BidiStreamingServer[RouteRequest, RouteReply]) error
+	// TakeFence makes a worker the one whose rows of a partition are archived.
+	TakeFence(context.Context, *TakeFenceRequest) (*FenceReply, error)
+	// RaiseFence begins a new life of the same worker, before it replays:
+	// nothing that was numbered before can be archived after it.
+	RaiseFence(context.Context, *RaiseFenceRequest) (*FenceReply, error)
+	// Archive writes rows, in the order given, in one transaction under the
+	// fence. A worker has one call under way at most.
+	Archive(context.Context, *ArchiveRequest) (*ArchiveReply, error)
+	// Sync answers the pages after cursors of one session.
+	Sync(context.Context, *SyncRequest) (*SyncReply, error)
+	// History answers a part of one timeline around a position.
+	History(context.Context, *HistoryRequest) (*HistoryReply, error)
+	// Ack raises delivery cursors of sessions.
+	Ack(context.Context, *AckRequest) (*AckReply, error)
+	// Read raises read cursors of sessions.
+	Read(context.Context, *ReadRequest) (*ReadReply, error)
+	// Publish accepts messages from sessions.
+	Publish(context.Context, *PublishRequest) (*PublishReply, error)
 	mustEmbedUnimplementedLogicServer()
 }
 
@@ -148,6 +274,30 @@ func (UnimplementedLogicServer) Leave(context.Context, *LeaveRequest) (*LeaveRep
 }
 func (UnimplementedLogicServer) Route(grpc.BidiStreamingServer[RouteRequest, RouteReply]) error {
 	return status.Error(codes.Unimplemented, "method Route not implemented")
+}
+func (UnimplementedLogicServer) TakeFence(context.Context, *TakeFenceRequest) (*FenceReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method TakeFence not implemented")
+}
+func (UnimplementedLogicServer) RaiseFence(context.Context, *RaiseFenceRequest) (*FenceReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RaiseFence not implemented")
+}
+func (UnimplementedLogicServer) Archive(context.Context, *ArchiveRequest) (*ArchiveReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Archive not implemented")
+}
+func (UnimplementedLogicServer) Sync(context.Context, *SyncRequest) (*SyncReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Sync not implemented")
+}
+func (UnimplementedLogicServer) History(context.Context, *HistoryRequest) (*HistoryReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method History not implemented")
+}
+func (UnimplementedLogicServer) Ack(context.Context, *AckRequest) (*AckReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Ack not implemented")
+}
+func (UnimplementedLogicServer) Read(context.Context, *ReadRequest) (*ReadReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Read not implemented")
+}
+func (UnimplementedLogicServer) Publish(context.Context, *PublishRequest) (*PublishReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Publish not implemented")
 }
 func (UnimplementedLogicServer) mustEmbedUnimplementedLogicServer() {}
 func (UnimplementedLogicServer) testEmbeddedByValue()               {}
@@ -249,6 +399,150 @@ func _Logic_Route_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Logic_RouteServer = grpc.BidiStreamingServer[RouteRequest, RouteReply]
 
+func _Logic_TakeFence_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TakeFenceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).TakeFence(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_TakeFence_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).TakeFence(ctx, req.(*TakeFenceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Logic_RaiseFence_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RaiseFenceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).RaiseFence(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_RaiseFence_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).RaiseFence(ctx, req.(*RaiseFenceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Logic_Archive_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ArchiveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).Archive(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_Archive_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).Archive(ctx, req.(*ArchiveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Logic_Sync_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SyncRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).Sync(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_Sync_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).Sync(ctx, req.(*SyncRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Logic_History_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HistoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).History(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_History_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).History(ctx, req.(*HistoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Logic_Ack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AckRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).Ack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_Ack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).Ack(ctx, req.(*AckRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Logic_Read_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).Read(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_Read_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).Read(ctx, req.(*ReadRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Logic_Publish_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PublishRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).Publish(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_Publish_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).Publish(ctx, req.(*PublishRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Logic_ServiceDesc is the grpc.ServiceDesc for Logic service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -271,6 +565,38 @@ var Logic_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Leave",
 			Handler:    _Logic_Leave_Handler,
+		},
+		{
+			MethodName: "TakeFence",
+			Handler:    _Logic_TakeFence_Handler,
+		},
+		{
+			MethodName: "RaiseFence",
+			Handler:    _Logic_RaiseFence_Handler,
+		},
+		{
+			MethodName: "Archive",
+			Handler:    _Logic_Archive_Handler,
+		},
+		{
+			MethodName: "Sync",
+			Handler:    _Logic_Sync_Handler,
+		},
+		{
+			MethodName: "History",
+			Handler:    _Logic_History_Handler,
+		},
+		{
+			MethodName: "Ack",
+			Handler:    _Logic_Ack_Handler,
+		},
+		{
+			MethodName: "Read",
+			Handler:    _Logic_Read_Handler,
+		},
+		{
+			MethodName: "Publish",
+			Handler:    _Logic_Publish_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
