@@ -30,6 +30,8 @@ func TestAllocations(t *testing.T) {
 	control := append(cf(fin|opPing, "p"), cf(fin|opPong, "")...)
 	utf8Text := cf(fin|opText, strings.Repeat("\u20ac", 40))
 	buf := make([]byte, 1024)
+	packed := deflateAll([]byte(chatMessages(4)))
+	var inflater Inflater
 
 	for _, c := range []struct {
 		name string
@@ -44,6 +46,7 @@ func TestAllocations(t *testing.T) {
 		{"AppendFrame", 0, func() { dst = AppendFrame(dst[:0], OpPong, payload) }},
 		{"AppendMaskedFrame", 0, func() { dst = AppendMaskedFrame(dst[:0], OpBinary, payload, testMask) }},
 		{"AppendClose", 0, func() { dst = AppendClose(dst[:0], 3001, "draining") }},
+		{"Inflater.Message", 0, func() { _, _ = inflater.Message(Event{Deflated: true, Op: OpBinary, Payload: packed}, 4096) }},
 		{"AppendUpgrade", 0, func() { dst = AppendUpgrade(dst[:0], h) }},
 		// Path, Host and Key are copies.
 		{"ParseHandshake", 3, func() { _, _, _ = ParseHandshake(head, 8192) }},
@@ -78,6 +81,40 @@ func benchmarkNext(b *testing.B, wire []byte) {
 	b.ReportAllocs()
 	for b.Loop() {
 		nextAgain(b, r, buf, wire)
+	}
+}
+
+func BenchmarkDeflate(b *testing.B) {
+	for _, n := range []int{1, 4, 20, 150} {
+		in := []byte(chatMessages(n))
+		dst := make([]byte, 0, 2*len(in))
+		b.Run(fmt.Sprintf("plain/messages=%d", n), func(b *testing.B) {
+			b.SetBytes(int64(len(in)))
+			b.ReportAllocs()
+			for b.Loop() {
+				dst = AppendFrame(dst[:0], OpBinary, in)
+			}
+		})
+		b.Run(fmt.Sprintf("deflate/messages=%d", n), func(b *testing.B) {
+			var d Deflater
+			b.SetBytes(int64(len(in)))
+			b.ReportAllocs()
+			for b.Loop() {
+				dst, _ = d.AppendFrame(dst[:0], OpBinary, in)
+			}
+			b.ReportMetric(float64(len(dst))/float64(len(in)), "ratio")
+		})
+		b.Run(fmt.Sprintf("inflate/messages=%d", n), func(b *testing.B) {
+			var i Inflater
+			ev := Event{Op: OpBinary, Deflated: true, Payload: deflateAll(in)}
+			b.SetBytes(int64(len(in)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := i.Message(ev, len(in)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

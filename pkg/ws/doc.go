@@ -16,6 +16,12 @@
 //		buf = buf[n:]
 //	}
 //
+// With permessage-deflate (RFC 7692; [AcceptDeflate], [AppendUpgradeWith],
+// [Reader.AllowDeflate]) both sides compress every message alone: the answer
+// always says server_no_context_takeover and client_no_context_takeover. A
+// [Deflater] makes a frame that any number of connections can share, and an
+// [Inflater] serves any number of them, so no connection holds anything for it.
+//
 // # Ownership
 //
 // The buffer given to [Reader.Next] must be writable: a frame is unmasked in
@@ -43,6 +49,8 @@
 //     a fragmented message grows with the bytes that arrived, is bounded by the
 //     message limit, and is dropped when the message is delivered.
 //   - A message costs no allocation unless it is fragmented.
+//   - Of a compressed message no more is inflated than the message limit, and
+//     memory for it grows with what came out.
 //   - Every refusal is typed: [HandshakeError] with an HTTP status,
 //     [ProtocolError] with a close code. Reasons are fixed texts and never repeat
 //     what the peer sent.
@@ -50,7 +58,8 @@
 // # Differences from goim
 //
 // The handshake answer is goim's: 101 with Upgrade, Connection and
-// Sec-WebSocket-Accept; no subprotocol, no extension, any Origin. Clients may
+// Sec-WebSocket-Accept; no subprotocol, any Origin, and no extension unless the
+// caller wants permessage-deflate. Clients may
 // send binary or text messages, in fragments or not. Where goim contradicts the
 // RFC, the RFC wins:
 //
@@ -68,7 +77,8 @@
 //
 // # Non-goals
 //
-// Extensions (permessage-deflate among them), subprotocols, TLS, dialing, and
-// the policy of closing: who sends Close first, how long to wait for the other
-// one, and how many pings are too many is the session's business.
+// Other extensions, compression with a context that is kept from message to
+// message, subprotocols, TLS, dialing, and the policy of closing: who sends
+// Close first, how long to wait for the other one, and how many pings are too
+// many is the session's business.
 package ws

@@ -43,7 +43,7 @@ const (
 	// CodeNoStatus says that a Close frame carried no code. It is never on the
 	// wire.
 	CodeNoStatus      uint16 = 1005
-	CodeInvalidUTF8   uint16 = 1007
+	CodeInvalidUTF8   uint16 = 1007 // or other data that is not what its type says
 	CodePolicy        uint16 = 1008
 	CodeTooBig        uint16 = 1009
 	CodeInternalError uint16 = 1011
@@ -52,6 +52,7 @@ const (
 const (
 	bitFin  = 0x80
 	bitsRSV = 0x70
+	bitRSV1 = 0x40 // with permessage-deflate: the message is compressed
 	bitMask = 0x80
 
 	len16 = 126 // the length stands in the next two bytes

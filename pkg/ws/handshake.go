@@ -15,6 +15,10 @@ type Handshake struct {
 	Origin string // empty if the client is no browser
 	Cookie string // several Cookie headers are joined by "; "
 	Key    string // Sec-WebSocket-Key, checked
+
+	// Extensions is what the client offers, several header fields joined by
+	// ", ". Nobody has looked at it: see AcceptDeflate.
+	Extensions string
 }
 
 // HandshakeError is a refused request, and what to tell the peer. Callers make
@@ -90,6 +94,8 @@ func ParseHandshake(buf []byte, maxBytes int) (h Handshake, n int, err error) {
 		Origin: string(req.origin.value),
 		Cookie: string(req.cookie),
 		Key:    string(req.key.value),
+
+		Extensions: string(req.extensions),
 	}, end + len(endOfHead), nil
 }
 
@@ -160,6 +166,7 @@ type request struct {
 	connection bool // Connection names upgrade
 	body       bool
 	cookie     []byte
+	extensions []byte
 }
 
 // single is a field that must not be repeated: two readers of the same request,
@@ -205,13 +212,19 @@ func (q *request) field(line []byte) error {
 	case equalFold(name, "content-length"):
 		q.body = q.body || string(value) != "0"
 	case equalFold(name, "cookie"):
-		if q.cookie == nil {
-			q.cookie = value[:len(value):len(value)] // joining copies
-		} else {
-			q.cookie = append(append(q.cookie, "; "...), value...)
-		}
+		q.cookie = join(q.cookie, "; ", value)
+	case equalFold(name, "sec-websocket-extensions"):
+		q.extensions = join(q.extensions, ", ", value)
 	}
 	return nil
+}
+
+// join adds the value of a field to those of the same name before it.
+func join(values []byte, separator string, value []byte) []byte {
+	if values == nil {
+		return value[:len(value):len(value)] // the next one copies
+	}
+	return append(append(values, separator...), value...)
 }
 
 func (q *request) check() error {
@@ -271,12 +284,16 @@ func equalFold(b []byte, lower string) bool {
 
 func isToken(b []byte) bool {
 	for _, c := range b {
-		letter := 'a' <= c|0x20 && c|0x20 <= 'z'
-		if !letter && !isDigit(c) && bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), c) < 0 {
+		if !isTokenByte(c) {
 			return false
 		}
 	}
 	return len(b) > 0
+}
+
+func isTokenByte(c byte) bool {
+	letter := 'a' <= c|0x20 && c|0x20 <= 'z'
+	return letter || isDigit(c) || bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), c) >= 0
 }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }

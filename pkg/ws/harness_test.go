@@ -91,6 +91,7 @@ const canary = 0xC5
 func deliver(t testing.TB, r *Reader, wire []byte, piece func() int) []string {
 	t.Helper()
 	var trace []string
+	var inflater Inflater
 	for lo, hi := 0, 0; hi < len(wire); {
 		hi = min(hi+max(piece(), 1), len(wire))
 		lent := append(bytes.Clone(wire[lo:hi]), bytes.Repeat([]byte{canary}, 32)...)
@@ -108,6 +109,15 @@ func deliver(t testing.TB, r *Reader, wire []byte, piece func() int) []string {
 				t.Fatalf("bytes behind the buffer were changed")
 			}
 			checkPayload(t, lent, buf[:n], ev.Payload)
+			if err == nil && ev.Deflated {
+				if !r.deflate {
+					t.Fatal("a compressed message that was not agreed on")
+				}
+				if ev, err = inflater.Message(ev, int(r.maxMessage)); err != nil {
+					r.fragments, n = nil, 0 // nobody goes on after an error
+				}
+				checkPayload(t, lent, nil, ev.Payload)
+			}
 			if err != nil {
 				var pe *ProtocolError
 				if !errors.As(err, &pe) || n != 0 || ev.Kind != KindNone {

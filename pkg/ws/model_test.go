@@ -1,16 +1,24 @@
 package ws
 
-import "math/big"
+import (
+	"bytes"
+	"compress/flate"
+	"errors"
+	"io"
+	"math/big"
+	"regexp"
+)
 
 // model is RFC 6455 read a second time, slowly and from the whole wire at once:
 // what FuzzFrames compares the Reader with. It shares no code with it, not even
 // the standard library's UTF-8.
-func model(wire []byte, maxMessage int, server bool) []string {
+func model(wire []byte, maxMessage int, server, deflate bool) []string {
 	var (
 		trace     []string
 		assembled []byte
 		inside    bool
 		textual   bool
+		packed    bool
 		count     int
 		empty     int
 	)
@@ -32,7 +40,8 @@ func model(wire []byte, maxMessage int, server bool) []string {
 		}
 		last, rsv, op := b[0] >= 128, b[0]/16%8, b[0]%16
 		control := op == 8 || op == 9 || op == 10
-		if rsv != 0 || (op > 2 && !control) || (control && !last) ||
+		compressed := deflate && rsv == 4 && (op == 1 || op == 2)
+		if (rsv != 0 && !compressed) || (op > 2 && !control) || (control && !last) ||
 			(op == 0 && !inside) || (op != 0 && !control && inside) {
 			return violation(1002)
 		}
@@ -56,7 +65,11 @@ func model(wire []byte, maxMessage int, server bool) []string {
 		}
 		if !control {
 			total := new(big.Int).Add(n, big.NewInt(int64(len(assembled))))
-			if total.Cmp(big.NewInt(int64(maxMessage))) > 0 || count == MaxFragments ||
+			limit := int64(maxMessage)
+			if compressed || (inside && packed) {
+				limit += limit/16 + 64
+			}
+			if total.Cmp(big.NewInt(limit)) > 0 || count == MaxFragments ||
 				(n.Sign() == 0 && empty == MaxEmptyFragments) {
 				return violation(1009)
 			}
@@ -102,14 +115,20 @@ func model(wire []byte, maxMessage int, server bool) []string {
 			trace = append(trace, pong(string(payload)))
 		default:
 			if !inside {
-				textual = op == 1
+				textual, packed = op == 1, compressed
 			}
 			count++
 			if len(payload) == 0 {
 				empty++
 			}
 			assembled = append(assembled, payload...)
-			if textual {
+			if packed && last {
+				var code int
+				if assembled, code = modelInflate(assembled, maxMessage); code != 0 {
+					return violation(code)
+				}
+			}
+			if textual && (last || !packed) {
 				valid, hope := modelUTF8(assembled)
 				if (last && !valid) || !hope {
 					return violation(1007)
@@ -126,6 +145,29 @@ func model(wire []byte, maxMessage int, server bool) []string {
 			}
 		}
 		wire = frame
+	}
+}
+
+// modelInflate knows the standard library's inflater only.
+func modelInflate(payload []byte, maxMessage int) (message []byte, code int) {
+	sent := len(payload)
+	src := bytes.NewReader(append(bytes.Clone(payload), 0, 0, 0xFF, 0xFF, 1, 0, 0, 0xFF, 0xFF))
+	for last := 1; ; last++ {
+		part, err := io.ReadAll(io.LimitReader(flate.NewReader(src), int64(maxMessage+1-len(message))))
+		message = append(message, part...)
+		if len(message) > maxMessage {
+			return nil, 1009
+		}
+		var corrupt flate.CorruptInputError
+		if errors.As(err, &corrupt) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, 1007
+		}
+		if int(src.Size())-src.Len() >= sent {
+			return message, 0
+		}
+		if last == 17 {
+			return nil, 1009
+		}
 	}
 }
 
@@ -171,4 +213,49 @@ next:
 		return false, false
 	}
 	return true, true
+}
+
+// modelAccept is AcceptDeflate in regular expressions.
+func modelAccept(offers string) string {
+	const (
+		token = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+		param = `[ \t]*;[ \t]*(` + token + `)(?:[ \t]*(=)[ \t]*(` + token + `|"(?:[^"\\]|\\.)*"))?`
+		name  = `(` + token + `)`
+		item  = name + `((?:` + param + `)*)`
+	)
+	whole := regexp.MustCompile(`(?s)^[ \t,]*(?:` + item + `(?:[ \t]*,[ \t,]*` + item + `)*)?[ \t,]*$`)
+	if !whole.MatchString(offers) {
+		return "400"
+	}
+	unescape := regexp.MustCompile(`(?s)\\(.)`)
+	bits := regexp.MustCompile(`^(8|9|1[0-5])$`)
+	accepted := ""
+	for _, element := range regexp.MustCompile(`(?s)`+item).FindAllStringSubmatch(offers, -1) {
+		answer, declined := deflateAnswer, element[1] != "permessage-deflate"
+		seen := map[string]bool{}
+		for _, p := range regexp.MustCompile(`(?s)`+param).FindAllStringSubmatch(element[2], -1) {
+			key, valued, value := p[1], p[2] != "", p[3]
+			if len(value) > 1 && value[0] == '"' {
+				value = unescape.ReplaceAllString(value[1:len(value)-1], "$1")
+				if !regexp.MustCompile(`^` + token + `$`).MatchString(value) {
+					return "400"
+				}
+			}
+			valid := map[string]bool{
+				"server_no_context_takeover": !valued,
+				"client_no_context_takeover": !valued,
+				"client_max_window_bits":     !valued || bits.MatchString(value),
+				"server_max_window_bits":     value == "15",
+			}
+			declined = declined || !valid[key] || seen[key]
+			seen[key] = true
+			if key == "server_max_window_bits" {
+				answer += "; server_max_window_bits=15"
+			}
+		}
+		if !declined && accepted == "" {
+			accepted = answer
+		}
+	}
+	return accepted
 }

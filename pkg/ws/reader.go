@@ -37,11 +37,14 @@ const (
 
 // Event is what one frame amounted to.
 type Event struct {
-	Kind    Kind
-	Op      Opcode
-	Code    uint16
-	Reason  string
-	Payload []byte
+	Kind Kind
+	Op   Opcode
+	// Deflated: Payload is compressed, and for a text not checked yet. See
+	// Inflater.Message.
+	Deflated bool
+	Code     uint16
+	Reason   string
+	Payload  []byte
 }
 
 // ProtocolError is a violation by the peer. The connection must be closed;
@@ -66,6 +69,7 @@ type Reader struct {
 	fragments  *fragments
 	maxMessage uint32 // bytes
 	server     bool   // the peer is a server: its frames are unmasked
+	deflate    bool   // permessage-deflate is in use
 	state      state
 }
 
@@ -79,11 +83,12 @@ const (
 
 // fragments is a message in the making.
 type fragments struct {
-	op      Opcode
-	count   int
-	empty   int
-	checked int // how much of the payload is known to be whole valid characters
-	payload []byte
+	op       Opcode
+	deflated bool
+	count    int
+	empty    int
+	checked  int // how much of the payload is known to be whole valid characters
+	payload  []byte
 }
 
 // Init makes r read frames of a client with messages of at most maxMessage
@@ -104,6 +109,10 @@ func (r *Reader) InitClient(maxMessage int) {
 func (r *Reader) SetMaxMessage(maxMessage int) {
 	r.maxMessage = uint32(min(max(maxMessage, 0), math.MaxInt32))
 }
+
+// AllowDeflate makes r take compressed messages, as permessage-deflate was
+// agreed on. They are given out as they came, up to [MaxDeflated] bytes long.
+func (r *Reader) AllowDeflate() { r.deflate = true }
 
 // Next consumes at most one frame from the front of buf and returns how many
 // bytes that was; 0 means that more bytes are needed. An error is a
@@ -159,6 +168,7 @@ func (r *Reader) next(buf []byte) (Event, int, error) {
 type header struct {
 	op         Opcode
 	fin        bool
+	deflated   bool
 	size       int
 	payloadLen int
 }
@@ -170,8 +180,13 @@ func (r *Reader) header(buf []byte) (h header, ok bool, err error) {
 		return h, false, nil
 	}
 	h.op, h.fin = Opcode(buf[0]&0x0F), buf[0]&bitFin != 0
+	reserved := buf[0] & bitsRSV
+	if r.deflate && (h.op == OpText || h.op == OpBinary) { // on the first frame only (RFC 7692, section 6)
+		h.deflated = reserved&bitRSV1 != 0
+		reserved &^= bitRSV1
+	}
 	switch {
-	case buf[0]&bitsRSV != 0:
+	case reserved != 0:
 		return h, false, protocolError("reserved bit set")
 	case h.op.isReserved():
 		return h, false, protocolError("reserved opcode")
@@ -220,7 +235,7 @@ func (r *Reader) header(buf []byte) (h header, ok bool, err error) {
 		}
 	}
 	if !h.op.isControl() {
-		if err := r.admit(length); err != nil {
+		if err := r.admit(length, h.deflated); err != nil {
 			return h, false, err
 		}
 	}
@@ -233,9 +248,10 @@ func (r *Reader) header(buf []byte) (h header, ok bool, err error) {
 }
 
 // admit applies the limits to a data frame before its payload is there.
-func (r *Reader) admit(length uint64) error {
+func (r *Reader) admit(length uint64, deflated bool) error {
 	f := r.fragments
 	if f != nil {
+		deflated = f.deflated
 		if f.count >= MaxFragments {
 			return &ProtocolError{Code: CodeTooBig, Reason: "too many fragments"}
 		}
@@ -248,7 +264,11 @@ func (r *Reader) admit(length uint64) error {
 		have = uint64(len(f.payload))
 	}
 	// length < 2^63 and have < 2^31: the sum does not overflow.
-	if have+length > uint64(r.maxMessage) {
+	limit := int(r.maxMessage)
+	if deflated {
+		limit = MaxDeflated(limit)
+	}
+	if have+length > uint64(limit) {
 		return &ProtocolError{Code: CodeTooBig, Reason: "message too big"}
 	}
 	return nil
@@ -256,14 +276,14 @@ func (r *Reader) admit(length uint64) error {
 
 func (r *Reader) data(h header, payload []byte) (Event, error) {
 	if h.fin && r.fragments == nil {
-		if h.op == OpText && !utf8.Valid(payload) {
+		if h.op == OpText && !h.deflated && !utf8.Valid(payload) {
 			return Event{}, errInvalidText()
 		}
-		return Event{Kind: KindMessage, Op: h.op, Payload: payload}, nil
+		return Event{Kind: KindMessage, Op: h.op, Deflated: h.deflated, Payload: payload}, nil
 	}
 
 	if r.fragments == nil {
-		r.fragments = &fragments{op: h.op}
+		r.fragments = &fragments{op: h.op, deflated: h.deflated}
 	}
 	f := r.fragments
 	f.count++
@@ -271,14 +291,14 @@ func (r *Reader) data(h header, payload []byte) (Event, error) {
 		f.empty++
 	}
 	f.payload = append(f.payload, payload...)
-	if f.op == OpText && !f.checkText(h.fin) {
+	if f.op == OpText && !f.deflated && !f.checkText(h.fin) {
 		return Event{}, errInvalidText()
 	}
 	if !h.fin {
 		return Event{}, nil
 	}
 	r.fragments = nil
-	return Event{Kind: KindMessage, Op: f.op, Payload: f.payload[:len(f.payload):len(f.payload)]}, nil
+	return Event{Kind: KindMessage, Op: f.op, Deflated: f.deflated, Payload: f.payload[:len(f.payload):len(f.payload)]}, nil
 }
 
 // checkText tells whether the text so far can still become valid UTF-8, or is

@@ -15,11 +15,12 @@ import (
 // 7 close handling; then what it leaves out: lengths, masks, limits.
 
 type readerCase struct {
-	name   string
-	max    int // 0 = 1 MiB
-	server bool
-	frames [][]byte
-	want   []string
+	name    string
+	max     int // 0 = 1 MiB
+	server  bool
+	deflate bool
+	frames  [][]byte
+	want    []string
 }
 
 func wireOf(frames ...[]byte) [][]byte { return frames }
@@ -181,6 +182,9 @@ func (c readerCase) reader() *Reader {
 	} else {
 		r.Init(maxMessage)
 	}
+	if c.deflate {
+		r.AllowDeflate()
+	}
 	return &r
 }
 
@@ -202,7 +206,7 @@ func (c readerCase) check(t *testing.T) {
 }
 
 func TestReader(t *testing.T) {
-	for _, c := range readerCases() {
+	for _, c := range append(readerCases(), deflateCases()...) {
 		t.Run(c.name, c.check)
 	}
 }

@@ -12,12 +12,19 @@ const acceptGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 // AppendUpgrade appends the answer that opens the connection. Frames may be
 // appended right behind it.
-func AppendUpgrade(dst []byte, h Handshake) []byte {
+func AppendUpgrade(dst []byte, h Handshake) []byte { return AppendUpgradeWith(dst, h, "") }
+
+// AppendUpgradeWith is AppendUpgrade with the extensions that are in use, as
+// [AcceptDeflate] answers; "" = none.
+func AppendUpgradeWith(dst []byte, h Handshake, extensions string) []byte {
 	dst = append(dst, "HTTP/1.1 101 Switching Protocols\r\n"+
 		"Upgrade: websocket\r\n"+
 		"Connection: Upgrade\r\n"+
 		"Sec-WebSocket-Accept: "...)
 	dst = appendAccept(dst, h.Key)
+	if extensions != "" {
+		dst = append(append(dst, "\r\nSec-WebSocket-Extensions: "...), extensions...)
+	}
 	return append(dst, "\r\n\r\n"...)
 }
 
