@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // ID identifies an accepted message: 6 bytes of Unix milliseconds, then 10
@@ -32,6 +33,15 @@ func NewID(unixMS int64, r io.Reader) (ID, error) {
 
 // String is the id in 32 hexadecimal digits.
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// ParseID reads what String wrote, and nothing else.
+func ParseID(text string) (id ID, ok bool) {
+	if len(text) != hex.EncodedLen(len(id)) || strings.Trim(text, "0123456789abcdef") != "" {
+		return ID{}, false
+	}
+	_, err := hex.Decode(id[:], []byte(text))
+	return id, err == nil
+}
 
 // UnixMS is the accept time inside the id.
 func (id ID) UnixMS() int64 { return int64(binary.BigEndian.Uint64(id[:8]) >> 16) }

@@ -29,6 +29,21 @@ func TestIDKeepsTimeAndSorts(t *testing.T) {
 	}
 }
 
+func TestParseID(t *testing.T) {
+	id, err := NewID(1_700_000_000_123, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := ParseID(id.String()); !ok || got != id {
+		t.Errorf("%v is read as %v, %v", id, got, ok)
+	}
+	for _, text := range []string{"", "0", id.String() + "0", id.String()[1:], strings.ToUpper("a" + id.String()[1:]), "g" + id.String()[1:], " " + id.String()[1:]} {
+		if got, ok := ParseID(text); ok {
+			t.Errorf("%q is read as %v", text, got)
+		}
+	}
+}
+
 func TestTimelinesAreDistinct(t *testing.T) {
 	seen := map[Timeline]Target{}
 	for _, target := range []Target{ToKey("1"), ToUser(1), ToRoom("live://1"), ToAll(0)} {

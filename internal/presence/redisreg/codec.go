@@ -13,7 +13,11 @@ import (
 )
 
 // Keys. Those of a user share a hash tag with the user's other keys.
-const nodesKey = "nodes"
+const (
+	nodesKey      = "nodes"
+	broadcastsKey = "broadcasts"
+	canceledKey   = "broadcasts:canceled"
+)
 
 func keyKey(key string) string    { return "key:" + key }
 func roomsKey(node string) string { return "rooms:" + node }

@@ -89,7 +89,7 @@ func TestConfigProblems(t *testing.T) {
 	}
 	problems := strings.Join(bad.Problems(), "\n")
 	for _, key := range []string{
-		"addr", "username", "db", "pool_size", "pool_idle", "dial_timeout", "read_timeout", "write_timeout", "session_ttl",
+		"addr", "username", "db", "pool_size", "pool_idle", "dial_timeout", "read_timeout", "write_timeout", "session_ttl", "broadcast_ttl", "max_broadcasts",
 	} {
 		if !strings.Contains("\n"+problems, "\n"+key+" = ") {
 			t.Errorf("no problem of %s in:\n%s", key, problems)

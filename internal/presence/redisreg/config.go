@@ -19,6 +19,9 @@ type Config struct {
 	ReadTimeout  time.Duration `toml:"read_timeout" doc:"time for the answers to one batch; duration; 10ms to 1m"`
 	WriteTimeout time.Duration `toml:"write_timeout" doc:"time to write a batch; duration; 10ms to 1m"`
 	SessionTTL   time.Duration `toml:"session_ttl" doc:"how long a location stays without being renewed; duration; 10s to 24h"`
+
+	BroadcastTTL  time.Duration `toml:"broadcast_ttl" doc:"how long the progress of a push to all at a speed, and that it was canceled, is kept after it was last heard of; duration; 1h to 168h"`
+	MaxBroadcasts int           `toml:"max_broadcasts" doc:"most pushes to all at a speed whose progress is kept, and most that are canceled; count; 1 to 10000"`
 }
 
 // DefaultConfig is a Redis on this machine.
@@ -31,6 +34,9 @@ func DefaultConfig() Config {
 		ReadTimeout:  2 * time.Second,
 		WriteTimeout: 2 * time.Second,
 		SessionTTL:   30 * time.Minute,
+
+		BroadcastTTL:  24 * time.Hour,
+		MaxBroadcasts: 256,
 	}
 }
 
@@ -65,6 +71,12 @@ func (c *Config) Problems() []string {
 	}
 	if c.SessionTTL < 10*time.Second || c.SessionTTL > 24*time.Hour {
 		bad("session_ttl", c.SessionTTL, "10s to 24h")
+	}
+	if c.BroadcastTTL < time.Hour || c.BroadcastTTL > 7*24*time.Hour {
+		bad("broadcast_ttl", c.BroadcastTTL, "1h to 168h")
+	}
+	if c.MaxBroadcasts < 1 || c.MaxBroadcasts > 10_000 {
+		bad("max_broadcasts", c.MaxBroadcasts, "1 to 10000")
 	}
 	return problems
 }

@@ -6,6 +6,9 @@
 //	key:<key>        string <mid>@<run id of Redis>|<node>|<incarnation>|<session>, with a TTL
 //	pres:{u:<mid>}   hash, field = <node>/<incarnation>/<session>, value = Unix ms when it ends; TTL of the youngest
 //	rooms:<node>     string, see encodeRooms, with a TTL
+//	broadcasts       sorted set of the ids of broadcasts by Unix ms when one was last heard of
+//	broadcasts:canceled  sorted set of ids by Unix ms when it was canceled
+//	broadcast:<id>   hash: speed, canceled = Unix ms, <node>/<incarnation> = see encodeShare; with a TTL
 //
 // All times are Redis's clock. No script touches two keys, so nothing stands
 // in the way of Redis Cluster. Needed: Redis 6.2 or newer (SET with GET).
@@ -93,8 +96,8 @@ var _ presence.Registry = (*Registry)(nil)
 
 // New makes a registry. It does not connect: see Ping.
 func New(cfg Config) (*Registry, error) {
-	if cfg.SessionTTL < time.Millisecond || cfg.PoolSize < 1 {
-		return nil, errors.New("redisreg: session_ttl and pool_size must be positive")
+	if cfg.SessionTTL < time.Millisecond || cfg.BroadcastTTL < time.Millisecond || cfg.PoolSize < 1 || cfg.MaxBroadcasts < 1 {
+		return nil, errors.New("redisreg: session_ttl, broadcast_ttl, pool_size and max_broadcasts must be positive")
 	}
 	return &Registry{
 		cfg:          cfg,

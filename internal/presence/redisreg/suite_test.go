@@ -44,6 +44,42 @@ func TestSuiteOnRedis(t *testing.T) {
 	})
 }
 
+func TestBroadcastsOnMiniredis(t *testing.T) {
+	presencetest.RunBroadcasts(t, func(t *testing.T) presencetest.BroadcastBackend {
+		server := miniredis.RunT(t)
+		return presencetest.BroadcastBackend{
+			Open: func(t *testing.T, ttl time.Duration, most int) presence.Broadcasts {
+				return openBroadcasts(t, server.Addr(), ttl, most)
+			},
+			Pass: func(_ *testing.T, d time.Duration) { server.FastForward(d) },
+			Unit: time.Minute,
+		}
+	})
+}
+
+func TestBroadcastsOnRedis(t *testing.T) {
+	addr := testdeps.Redis(t).Addr
+	presencetest.RunBroadcasts(t, func(t *testing.T) presencetest.BroadcastBackend {
+		client := dial(t, addr)
+		do(t, client, "FLUSHALL")
+		return presencetest.BroadcastBackend{
+			Open: func(t *testing.T, ttl time.Duration, most int) presence.Broadcasts {
+				return openBroadcasts(t, addr, ttl, most)
+			},
+			Pass: func(t *testing.T, d time.Duration) { pass(t, client, d) },
+			Unit: time.Second,
+		}
+	})
+}
+
+func openBroadcasts(t testing.TB, addr string, ttl time.Duration, most int) *Registry {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.Addr, cfg.BroadcastTTL, cfg.MaxBroadcasts = addr, ttl, most
+	cfg.ReadTimeout = 20 * time.Second // a busy machine is no failure
+	return openConfig(t, cfg)
+}
+
 func open(t testing.TB, addr string, ttl time.Duration) *Registry {
 	t.Helper()
 	cfg := DefaultConfig()
