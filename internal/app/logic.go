@@ -127,7 +127,7 @@ func newLogicParts(cfg LogicConfig, p *process, dir registry.Directory) (*logicP
 	}
 	p.keep(l.producer.Close)
 	if l.core, err = logic.New(cfg.Logic, logic.Deps{
-		Presence: l.presence, Log: l.producer, Logger: p.log, Metrics: p.metrics, Now: time.Now,
+		Presence: l.presence, Log: l.producer, Broadcasts: l.presence, Logger: p.log, Metrics: p.metrics, Now: time.Now,
 	}); err != nil {
 		return nil, err
 	}

@@ -43,26 +43,28 @@ import (
 
 // Deps is what Core works with. Presence and Log are required.
 type Deps struct {
-	Presence presence.Registry
-	Log      stream.Producer
-	Auth     Authenticator // nil = TrustClient
-	Logger   *slog.Logger  // nil = silent
-	Metrics  *obs.Metrics  // nil = not counted
-	Now      func() time.Time
-	Rand     io.Reader // nil = crypto/rand
+	Presence   presence.Registry
+	Log        stream.Producer
+	Broadcasts presence.Broadcasts // nil = nothing is known about pushes to all
+	Auth       Authenticator       // nil = TrustClient
+	Logger     *slog.Logger        // nil = silent
+	Metrics    *obs.Metrics        // nil = not counted
+	Now        func() time.Time
+	Rand       io.Reader // nil = crypto/rand
 }
 
 // Core is the logic daemon without its transports.
 type Core struct {
-	cfg      Config
-	presence presence.Registry
-	log      stream.Producer
-	auth     Authenticator
-	logger   *slog.Logger
-	storms   *obs.Limited // what goes wrong for every caller at once
-	metrics  metrics
-	now      func() time.Time
-	random   io.Reader
+	cfg        Config
+	presence   presence.Registry
+	log        stream.Producer
+	broadcasts presence.Broadcasts
+	auth       Authenticator
+	logger     *slog.Logger
+	storms     *obs.Limited // what goes wrong for every caller at once
+	metrics    metrics
+	now        func() time.Time
+	random     io.Reader
 
 	regions  regionTable
 	balancer balancer
@@ -84,7 +86,7 @@ func New(cfg Config, deps Deps) (*Core, error) {
 		return nil, errors.New("logic: presence and log are required")
 	}
 	c := &Core{
-		cfg: cfg, presence: deps.Presence, log: deps.Log, auth: deps.Auth,
+		cfg: cfg, presence: deps.Presence, log: deps.Log, broadcasts: deps.Broadcasts, auth: deps.Auth,
 		logger: deps.Logger, metrics: newMetrics(deps.Metrics), now: deps.Now, random: deps.Rand,
 		regions: newRegionTable(cfg.Regions),
 	}

@@ -34,6 +34,7 @@ const (
 	forRoute
 	forState
 	forOnline
+	forBroadcast
 )
 
 func newMetrics(m *obs.Metrics) metrics {
@@ -43,7 +44,7 @@ func newMetrics(m *obs.Metrics) metrics {
 		connect: m.Counter("perseid_connect_total", "Sessions that wanted in, by the answer.",
 			"result", []string{"ok", "bad_token", "unavailable"}),
 		presence: m.Counter("perseid_presence_errors_total", "Presence calls that failed, by what they were for.",
-			"purpose", []string{"connect", "disconnect", "refresh", "leave", "route", "state", "online"}),
+			"purpose", []string{"connect", "disconnect", "refresh", "leave", "route", "state", "online", "broadcast"}),
 	}
 }
 

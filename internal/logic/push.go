@@ -82,6 +82,7 @@ func (c *Core) appendOne(ctx context.Context, op int32, flags message.Flags, bod
 	case err != nil:
 		return message.ID{}, nil, fmt.Errorf("accept %v: %w (%w)", id, ErrLogAway, err)
 	}
+	c.announce(ctx, id, targets)
 	return id, result, nil
 }
 

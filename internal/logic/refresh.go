@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/presence"
 )
 
@@ -13,6 +14,7 @@ type Refresh struct {
 	Sessions  []presence.Session // renewed, or restored where they are not there
 	WithRooms bool
 	Rooms     map[string]int32 // sessions per room on this comet, whole, if WithRooms
+	Shares    []presence.Share // how far it is with broadcasts
 }
 
 // Refreshed is the answer.
@@ -23,10 +25,12 @@ type Refreshed struct {
 	// RoomCounts are the cluster's counts of the rooms of the request, as of
 	// the last snapshot; rooms that it does not know are absent.
 	RoomCounts map[string]int32
+	// Canceled are the broadcasts that the comet shall not go on with.
+	Canceled []message.ID
 }
 
 // Refresh renews the lease of a comet first, because its locations are worth
-// nothing without it, then locations and room counts.
+// nothing without it, then locations, broadcasts and room counts.
 func (c *Core) Refresh(ctx context.Context, r Refresh) (Refreshed, error) {
 	existed, err := c.lease(ctx, r.Info)
 	if err != nil {
@@ -37,7 +41,11 @@ func (c *Core) Refresh(ctx context.Context, r Refresh) (Refreshed, error) {
 			return Refreshed{}, c.refreshFailed(r, "renew", err)
 		}
 	}
-	answer := Refreshed{Resync: !existed}
+	canceled, err := c.report(ctx, r.Info.Node, r.Shares)
+	if err != nil {
+		return Refreshed{}, c.refreshFailed(r, "broadcasts", err)
+	}
+	answer := Refreshed{Resync: !existed, Canceled: canceled}
 	if !r.WithRooms {
 		return answer, nil
 	}

@@ -14,6 +14,7 @@ const (
 	TooLarge       Reason = "too_large"
 	NotSupported   Reason = "not_supported"
 	BadLimit       Reason = "bad_limit"
+	UnknownPush    Reason = "unknown_push"
 )
 
 // Refusal is a request that is wrong in itself: trying again does not help.

@@ -20,6 +20,7 @@ import (
 	"github.com/perseid-im/perseid/internal/logic"
 	"github.com/perseid-im/perseid/internal/logic/grpcapi"
 	"github.com/perseid-im/perseid/internal/logic/logictest"
+	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/presence"
 )
 
@@ -302,5 +303,41 @@ func TestConfigProblems(t *testing.T) {
 	}
 	if _, err := grpcapi.New(cfg, grpcapi.Deps{}); err == nil {
 		t.Error("New takes a wrong configuration")
+	}
+}
+
+// A comet tells how far it is with pushes to all, and learns which are canceled.
+func TestShares(t *testing.T) {
+	env := logictest.New(t)
+	core := env.Core(t, nil)
+	client, _ := serve(t, core)
+	ctx := within(t)
+	id, err := core.Accept(ctx, 1000, 0, []byte("x"), []message.Target{message.ToAll(10)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := &logicv1.RefreshRequest{Node: c1(), Info: &logicv1.NodeInfo{GrpcAddr: "a:1"}, Shares: []*logicv1.BroadcastShare{{
+		MsgId: id[:], Comets: 1, Speed: 10, StartedMs: 5, Total: 100, Delivered: 4, Filtered: 3, Slow: 2, Canceled: 1, Finished: true,
+	}}}
+	if reply, err := client.Refresh(ctx, request); err != nil || len(reply.GetCanceled()) != 0 {
+		t.Fatalf("%v, %v", reply, err)
+	}
+	p, err := core.Broadcast(ctx, id)
+	if err != nil || p.State != logic.Done || p.Speed != 10 || p.StartedMS != 5 || p.Total != 100 || p.Delivered != 4 || p.Filtered != 3 || p.Slow != 2 || p.Canceled != 1 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if err := env.Presence.Cancel(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := client.Refresh(ctx, request); err != nil || len(reply.GetCanceled()) != 1 || message.ID(reply.Canceled[0]) != id {
+		t.Errorf("%v, %v", reply, err)
+	}
+	for what, shares := range map[string][]*logicv1.BroadcastShare{
+		"no id": {{}}, "a short id": {{MsgId: id[:15]}}, "too many": make([]*logicv1.BroadcastShare, 1025),
+	} {
+		request.Shares = shares
+		if _, err := client.Refresh(ctx, request); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	logicv1 "github.com/perseid-im/perseid/api/logic/v1"
 	"github.com/perseid-im/perseid/internal/logic"
+	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/presence"
 )
 
@@ -65,6 +66,10 @@ func (s *Service) Refresh(ctx context.Context, r *logicv1.RefreshRequest) (*logi
 	if info.GetGrpcAddr() == "" {
 		return nil, status.Error(codes.InvalidArgument, `info.grpc_addr = "": host:port that jobs dial`)
 	}
+	shares, err := sharesOf(r.GetShares())
+	if err != nil {
+		return nil, err
+	}
 	answer, err := s.core.Refresh(ctx, logic.Refresh{
 		Info: presence.NodeInfo{
 			Node:        node,
@@ -82,11 +87,16 @@ func (s *Service) Refresh(ctx context.Context, r *logicv1.RefreshRequest) (*logi
 		Sessions:  sessionsOf(r.GetSessions()),
 		WithRooms: r.GetWithRooms(),
 		Rooms:     r.GetRooms(),
+		Shares:    shares,
 	})
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
-	return &logicv1.RefreshReply{Resync: answer.Resync, RoomCounts: answer.RoomCounts}, nil
+	reply := &logicv1.RefreshReply{Resync: answer.Resync, RoomCounts: answer.RoomCounts}
+	for i := range answer.Canceled {
+		reply.Canceled = append(reply.Canceled, answer.Canceled[i][:])
+	}
+	return reply, nil
 }
 
 // Leave ends the lease of a comet that stops.
@@ -106,6 +116,27 @@ func nodeOf(n *logicv1.Node) (presence.Node, error) {
 		return presence.Node{}, status.Error(codes.InvalidArgument, `node.name = "": not empty`)
 	}
 	return presence.Node{Name: n.GetName(), Incarnation: n.GetIncarnation()}, nil
+}
+
+// maxShares is how many broadcasts one call may tell of.
+const maxShares = 1024
+
+func sharesOf(list []*logicv1.BroadcastShare) ([]presence.Share, error) {
+	if len(list) > maxShares {
+		return nil, status.Errorf(codes.InvalidArgument, "%d shares: at most %d", len(list), maxShares)
+	}
+	shares := make([]presence.Share, len(list))
+	for i, one := range list {
+		if len(one.GetMsgId()) != len(message.ID{}) {
+			return nil, status.Errorf(codes.InvalidArgument, "shares[%d].msg_id has %d bytes: %d", i, len(one.GetMsgId()), len(message.ID{}))
+		}
+		shares[i] = presence.Share{
+			ID: message.ID(one.GetMsgId()), Comets: one.GetComets(), Speed: one.GetSpeed(),
+			StartedMS: one.GetStartedMs(), Finished: one.GetFinished(), Total: one.GetTotal(),
+			Delivered: one.GetDelivered(), Filtered: one.GetFiltered(), Slow: one.GetSlow(), Canceled: one.GetCanceled(),
+		}
+	}
+	return shares, nil
 }
 
 func sessionsOf(list []*logicv1.Session) []presence.Session {

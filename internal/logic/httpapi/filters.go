@@ -124,12 +124,12 @@ func (s *Server) limited(handle http.HandlerFunc, busy http.HandlerFunc) http.Ha
 // notFound is goim's answer to what it does not know, except under /v1.
 func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, "/v1/") {
-		writeProblem(w, http.StatusNotFound, NotFound, "no such path: POST "+pathPush)
+		writeProblem(w, http.StatusNotFound, NotFound, "no such path: POST "+pathPush+", GET "+pathBroadcasts+", GET and DELETE "+pathBroadcast)
 		return
 	}
 	// goim's router sends a path with a slash too much to the one without.
 	if trimmed, ok := strings.CutSuffix(r.URL.Path, "/"); ok {
-		if method, known := methodOf(trimmed); known && method == r.Method {
+		if method, known := methodsOf(trimmed); known && method == r.Method {
 			to := *r.URL
 			to.Path, to.RawPath = trimmed, ""
 			status := http.StatusTemporaryRedirect
@@ -147,11 +147,11 @@ func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
 
 // methodNotAllowed is 404 on goim's routes, as in goim.
 func (s *Server) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
-	method, ok := methodOf(r.URL.Path)
+	methods, ok := methodsOf(r.URL.Path)
 	if !ok || !strings.HasPrefix(r.URL.Path, "/v1/") {
 		s.notFound(w, r)
 		return
 	}
-	w.Header().Set("Allow", method)
-	writeProblem(w, http.StatusMethodNotAllowed, MethodNotAllowed, "method "+r.Method+": "+method+" only")
+	w.Header().Set("Allow", methods)
+	writeProblem(w, http.StatusMethodNotAllowed, MethodNotAllowed, "method "+r.Method+": "+methods+" only")
 }

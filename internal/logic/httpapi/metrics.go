@@ -16,7 +16,7 @@ type metrics struct {
 
 func newMetrics(m *obs.Metrics) metrics {
 	routes := []string{
-		pathPush, pathPushKeys, pathPushMids, pathPushRoom, pathPushAll,
+		pathPush, pathBroadcasts, pathBroadcast, pathPushKeys, pathPushMids, pathPushRoom, pathPushAll,
 		pathOnlineTop, pathOnlineRoom, pathOnlineTotal,
 		pathNodesWeighted, pathNodesInstances, "other",
 	}
@@ -36,7 +36,7 @@ func (m metrics) request(path string, status int, start time.Time) {
 		status = 200
 	}
 	m.requests.Inc(min(max(status/100, 1), 5) - 1)
-	i := slices.Index(m.routes, path)
+	i := slices.Index(m.routes, routeOf(path))
 	if i < 0 {
 		i = len(m.routes) - 1
 	}

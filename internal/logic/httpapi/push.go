@@ -9,6 +9,9 @@ import (
 	"github.com/perseid-im/perseid/internal/message"
 )
 
+// headerMsgID names a goim push to all, for the routes under /v1/push/all.
+const headerMsgID = "X-Msg-Id"
+
 // readBody reads a body of at most limit bytes.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	if r.ContentLength > limit {
@@ -47,9 +50,13 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, op int32, body [
 		}
 	}
 	if len(possible) > 0 {
-		if _, err := s.core.Accept(r.Context(), op, 0, body, possible); err != nil {
+		id, err := s.core.Accept(r.Context(), op, 0, body, possible)
+		if err != nil {
 			s.goimPushError(w, err, silent)
 			return
+		}
+		if possible[0].Kind == message.All {
+			w.Header().Set(headerMsgID, id.String()) // goim's body has no place for it
 		}
 	}
 	writeOK(w, nil)

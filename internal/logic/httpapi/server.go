@@ -1,6 +1,6 @@
 // Package httpapi is the HTTP API of logic: goim's routes under /goim, byte
-// for byte as goim answers them, and POST /v1/push, which says what happened
-// with HTTP status codes. api/push describes both.
+// for byte as goim answers them, and those under /v1/push, which say what
+// happened with HTTP status codes. api/push describes both.
 //
 // # Ownership
 //
@@ -28,6 +28,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -120,15 +121,28 @@ const (
 	pathNodesWeighted  = "/goim/nodes/weighted"
 	pathNodesInstances = "/goim/nodes/instances"
 	pathPush           = "/v1/push"
+	pathBroadcasts     = "/v1/push/all"
+	pathBroadcast      = "/v1/push/all/{msg_id}"
 )
 
-// methodOf is the method of each path.
-func methodOf(path string) (method string, ok bool) {
-	switch path {
+// routeOf is the path of the API that a request's path belongs to, or the path
+// itself if it is none of the API.
+func routeOf(path string) string {
+	if id, ok := strings.CutPrefix(path, pathBroadcasts+"/"); ok && id != "" && !strings.Contains(id, "/") {
+		return pathBroadcast
+	}
+	return path
+}
+
+// methodsOf are the methods of each path, as the header Allow has them.
+func methodsOf(path string) (methods string, ok bool) {
+	switch routeOf(path) {
 	case pathPushKeys, pathPushMids, pathPushRoom, pathPushAll, pathPush:
 		return http.MethodPost, true
-	case pathOnlineTop, pathOnlineRoom, pathOnlineTotal, pathNodesWeighted, pathNodesInstances:
+	case pathOnlineTop, pathOnlineRoom, pathOnlineTotal, pathNodesWeighted, pathNodesInstances, pathBroadcasts:
 		return http.MethodGet, true
+	case pathBroadcast:
+		return http.MethodGet + ", " + http.MethodDelete, true
 	}
 	return "", false
 }
@@ -145,13 +159,17 @@ func (s *Server) routes() {
 		pathNodesWeighted:  s.nodesWeighted,
 		pathNodesInstances: s.nodesInstances,
 		pathPush:           s.limited(s.push, v1Busy),
+		pathBroadcasts:     s.limited(s.broadcasts, v1Busy),
+		pathBroadcast:      s.limited(s.broadcast, v1Busy),
 	}
 	router := s.Route("/")
 	for path, handle := range handlers {
-		method, _ := methodOf(path)
-		router.Handle(method, path, func(ctx khttp.Context) error {
-			handle(ctx.Response(), ctx.Request())
-			return nil
-		})
+		methods, _ := methodsOf(path)
+		for method := range strings.SplitSeq(methods, ", ") {
+			router.Handle(method, path, func(ctx khttp.Context) error {
+				handle(ctx.Response(), ctx.Request())
+				return nil
+			})
+		}
 	}
 }

@@ -20,6 +20,7 @@ const (
 	TooManyRequests      logic.Reason = "too_many_requests"
 	Draining             logic.Reason = "draining"
 	LogUnavailable       logic.Reason = "log_unavailable"
+	PresenceUnavailable  logic.Reason = "presence_unavailable"
 )
 
 // problem is the body of every error under /v1.

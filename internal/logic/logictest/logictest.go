@@ -82,7 +82,7 @@ func (e *Env) Core(t testing.TB, change func(*logic.Config, *logic.Deps)) *logic
 	cfg := logic.DefaultConfig()
 	cfg.OnlineInterval, cfg.NodesInterval = 50*time.Millisecond, 50*time.Millisecond
 	cfg.StateTimeout = 5 * time.Second // a busy machine is no failure
-	deps := logic.Deps{Presence: e.Presence, Log: e.Log, Metrics: e.Metrics}
+	deps := logic.Deps{Presence: e.Presence, Log: e.Log, Broadcasts: e.Presence, Metrics: e.Metrics}
 	if change != nil {
 		change(&cfg, &deps)
 	}
