@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/internal/timeline"
 )
 
 // ErrOtherLife is what a Link answers when the process at the address is not
@@ -28,6 +29,25 @@ type Router interface {
 type RouteItem struct {
 	Keys []string
 	Mids []int64
+	// Stored is set for a record that is appended first; only Storage takes it.
+	Stored *timeline.Record
+}
+
+// Storage routes records of which some are stored, and keeps them. Errors wrap
+// those of timeline; all others are worth a retry. Safe for concurrent use; a
+// worker calls Archive from one goroutine.
+type Storage interface {
+	// TakeFence begins the life of a worker; over as in timeline.FoldArchive.
+	TakeFence(ctx context.Context, p timeline.Partition, owner uint64, over *timeline.Fence) (timeline.Fold, error)
+	// RaiseFence begins the next one, before a replay.
+	RaiseFence(ctx context.Context, f timeline.Fold) (timeline.Fold, error)
+	// RouteStored appends the stored records of items, in order, and then does
+	// what Route does, so that a session that is not located finds the record by
+	// its first sync. With full, the results answer only the items before the
+	// first that found no space: move those, wait, ask again for the rest.
+	RouteStored(ctx context.Context, f timeline.Fold, items []RouteItem) (routes Routes, full bool, err error)
+	// Archive makes rows durable, in order; nil = all are.
+	Archive(ctx context.Context, a timeline.Archiving) error
 }
 
 // Routes is the answer to Route. Every Location.Node is an index into Nodes,
@@ -48,6 +68,8 @@ type Node struct {
 type Located struct {
 	Locations []Location
 	Offline   int // targets without a session
+	// Appended is parallel to RouteItem.Stored.Timelines.
+	Appended []timeline.Appended
 }
 
 // Location is one session of a target.
@@ -102,6 +124,10 @@ type Push struct {
 	Room      string
 	All       bool
 	Speed     uint32 // of All: sessions per second on this comet; 0 = no limit
+	// Places are the positions of a stored message: one for Room or All, or with
+	// PlaceOf one per user. PlaceOf is parallel to Sessions; nil = Places[0].
+	Places  []timeline.Place
+	PlaceOf []uint32
 }
 
 // Result answers one Push.
