@@ -109,7 +109,7 @@ func (d *dispatcher) all(r *record, t message.Target) (pushes int) {
 		if t.Speed > 0 {
 			speed = max(1, uint32(t.Speed)/uint32(len(d.comets)))
 		}
-		d.add(i*d.job.cfg.Lanes+lane, delivery{record: r, speed: speed})
+		d.add(i*d.job.cfg.Lanes+lane, delivery{record: r, speed: speed, comets: uint32(len(d.comets))})
 	}
 	return len(d.comets)
 }

@@ -21,6 +21,8 @@ const (
 	// Unreachable: no answer from the comet within the dispatch timeout, or
 	// nobody listens at its address.
 	Unreachable
+	// Canceled: the push to all was canceled before the comet got it.
+	Canceled
 
 	// Outcomes is the number of outcomes.
 	Outcomes = iota
@@ -29,7 +31,7 @@ const (
 // OutcomeNames are the values of the label outcome of perseid_dispatch_total,
 // indexed by Outcome.
 var OutcomeNames = [Outcomes]string{
-	"delivered", "not_here", "offline", "filtered", "slow", "repeat", "draining", "unreachable",
+	"delivered", "not_here", "offline", "filtered", "slow", "repeat", "draining", "unreachable", "canceled",
 }
 
 // String is the outcome as metrics spell it.

@@ -124,6 +124,7 @@ type Push struct {
 	Room      string
 	All       bool
 	Speed     uint32 // of All: sessions per second on this comet; 0 = no limit
+	Comets    uint32 // of All: comets that share it
 	// Places are the positions of a stored message: one for Room or All, or with
 	// PlaceOf one per user. PlaceOf is parallel to Sessions; nil = Places[0].
 	Places  []timeline.Place

@@ -122,7 +122,7 @@ func TestSpeedOfAllIsDivided(t *testing.T) {
 			t.Fatalf("comet %s: %d pushes", name, c.pushed())
 		}
 		for i, want := range []uint32{0, 1, 33} {
-			if got := c.pushes[i]; got.Speed != want || !got.All || got.Room != "" || len(got.Sessions) > 0 {
+			if got := c.pushes[i]; got.Speed != want || got.Comets != 3 || !got.All || got.Room != "" || len(got.Sessions) > 0 {
 				t.Errorf("comet %s: push %d is %v, want all at speed %d", name, i, got, want)
 			}
 		}

@@ -94,8 +94,9 @@ type delivery struct {
 	record   *record
 	sessions []uint64
 	speed    uint32
-	size     int64 // bytes it takes in the queue
-	due      since // when the dispatch timeout is over; set by the lane
+	comets   uint32 // that share a push to all
+	size     int64  // bytes it takes in the queue
+	due      since  // when the dispatch timeout is over; set by the lane
 }
 
 // deliveryBytes is what a delivery takes beside body and sessions.
@@ -119,6 +120,7 @@ func (d *delivery) push() Push {
 		Room:      r.room,
 		All:       r.all,
 		Speed:     d.speed,
+		Comets:    d.comets,
 	}
 }
 

@@ -308,7 +308,7 @@ func outcomes(t *testing.T, hc *http.Client, jobs ...*daemon) (sum float64, by m
 	t.Helper()
 	by = map[string]float64{}
 	for _, d := range jobs {
-		for _, o := range []string{"delivered", "not_here", "offline", "filtered", "slow", "repeat", "draining", "unreachable"} {
+		for _, o := range []string{"delivered", "not_here", "offline", "filtered", "slow", "repeat", "draining", "unreachable", "canceled"} {
 			n, err := d.metric(t.Context(), hc, "perseid_dispatch_total", `outcome="`+o+`"`)
 			if err != nil {
 				t.Fatal(err)

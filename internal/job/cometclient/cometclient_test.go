@@ -149,7 +149,7 @@ func TestBatchesAndResults(t *testing.T) {
 				{Sessions: []cometv1.Outcome{cometv1.Outcome_DELIVERED, cometv1.Outcome_NOT_HERE, cometv1.Outcome_FILTERED,
 					cometv1.Outcome_SLOW, cometv1.Outcome_DRAINING, cometv1.Outcome_REPEAT, cometv1.Outcome_OUTCOME_UNKNOWN, 99},
 					Delivered: 1, NotHere: 1, Filtered: 1, Slow: 1},
-				{Delivered: 10, NotHere: 2, Filtered: 3, Slow: 4},
+				{Delivered: 10, NotHere: 2, Filtered: 3, Slow: 4, Canceled: 5},
 				{Repeat: true},
 				{},
 			}}}}); err != nil {
@@ -166,7 +166,7 @@ func TestBatchesAndResults(t *testing.T) {
 	err = stream.Send([]job.Push{
 		{Partition: 1, Offset: 2, Message: &withID, Sessions: []uint64{1, 2, 3}},
 		{Partition: 1, Offset: 3, Message: &old, Room: "live://1"},
-		{Partition: 1, Offset: 4, Message: &old, All: true, Speed: 6},
+		{Partition: 1, Offset: 4, Message: &old, All: true, Speed: 6, Comets: 3},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +179,7 @@ func TestBatchesAndResults(t *testing.T) {
 	if p := got[1]; len(p.MsgId) != 0 || p.Room != "live://1" || len(p.Body) != 5<<20 || p.AcceptedMs != 0 {
 		t.Errorf("room push: id %x, room %q", p.MsgId, p.Room)
 	}
-	if p := got[2]; !p.All || p.Speed != 6 || p.Room != "" {
+	if p := got[2]; !p.All || p.Speed != 6 || p.Comets != 3 || p.Room != "" {
 		t.Error("all push is not one")
 	}
 	results, err := stream.Recv()
@@ -188,7 +188,7 @@ func TestBatchesAndResults(t *testing.T) {
 	}
 	want := []job.Result{
 		{Counts: job.Tally{job.Delivered: 1, job.NotHere: 1, job.Filtered: 1, job.Slow: 1, job.Draining: 1, job.Repeat: 1, job.Unreachable: 2}},
-		{Counts: job.Tally{job.Delivered: 10, job.NotHere: 2, job.Filtered: 3, job.Slow: 4}},
+		{Counts: job.Tally{job.Delivered: 10, job.NotHere: 2, job.Filtered: 3, job.Slow: 4, job.Canceled: 5}},
 		{Repeat: true},
 		{},
 	}

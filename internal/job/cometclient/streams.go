@@ -34,6 +34,7 @@ func (s *dispatchStream) Send(pushes []job.Push) error {
 		out.Room = in.Room
 		out.All = in.All
 		out.Speed = in.Speed
+		out.Comets = in.Comets
 		if in.Message.ID != (message.ID{}) { // a goim logic gives no ids
 			n := len(ids)
 			ids = append(ids, in.Message.ID[:]...)
@@ -74,6 +75,7 @@ func result(r *cometv1.PushResult) job.Result {
 		out.Counts[job.NotHere] = uint64(r.GetNotHere())
 		out.Counts[job.Filtered] = uint64(r.GetFiltered())
 		out.Counts[job.Slow] = uint64(r.GetSlow())
+		out.Counts[job.Canceled] = uint64(r.GetCanceled())
 		return out
 	}
 	for _, o := range r.GetSessions() {
