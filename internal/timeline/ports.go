@@ -27,6 +27,9 @@ type Window interface {
 	//  2. the state is missing and there is no seed, or the seed is older than
 	//     MaxSeedAgeMS by the store's clock -> Reload; with a good seed it becomes
 	//     the state. A seed for a state that is not missing is ignored;
+	//     A Required state of this incarnation that is asked for in another mode
+	//     is missing only once arch is top, and Full until then: what waits for
+	//     the archive keeps its numbers;
 	//  3. entries are trimmed to the limits, oldest first, of a Required timeline
 	//     never above arch;
 	//  4. record by record: At <= off -> Repeat with the old seq (found by offset;
