@@ -25,6 +25,8 @@ type Config struct {
 	RenewPeriod      time.Duration `toml:"renew_period" doc:"every session's location is renewed once in this time; a third of logic's session_ttl or less; 1s to 1h"`
 	JoinTimeout      time.Duration `toml:"join_timeout" doc:"how long the first join of a room waits until every job knows of it; 10ms to 10s"`
 	DrainWindow      time.Duration `toml:"drain_window" doc:"time over which clients are told to leave when this comet stops; 0s to 1h"`
+	Deflate          bool          `toml:"deflate" doc:"agree on permessage-deflate with WebSocket clients that offer it: pushes are compressed, once for all receivers on a loop; saves network, costs CPU here and at the clients"`
+	DeflateMinBytes  int           `toml:"deflate_min_bytes" doc:"pushes that leave together are compressed from this size on, in bytes; 0 to 1048576"`
 }
 
 // DefaultConfig is the configuration of a comet that is told nothing.
@@ -47,6 +49,7 @@ func DefaultConfig() Config {
 		RenewPeriod:      8 * time.Minute,
 		JoinTimeout:      time.Second,
 		DrainWindow:      5 * time.Second,
+		DeflateMinBytes:  128,
 	}
 }
 
@@ -83,5 +86,6 @@ func (c *Config) Problems() []string {
 	durations("renew_period", c.RenewPeriod, time.Second, time.Hour)
 	durations("join_timeout", c.JoinTimeout, 10*time.Millisecond, 10*time.Second)
 	durations("drain_window", c.DrainWindow, 0, time.Hour)
+	ints("deflate_min_bytes", c.DeflateMinBytes, 0, 1<<20)
 	return p
 }

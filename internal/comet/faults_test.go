@@ -58,7 +58,7 @@ func TestPongsAreBounded(t *testing.T) {
 func TestCloseFrameIsLast(t *testing.T) {
 	f := newFixture(t, 1, nil)
 	c := f.open(f.buckets[0], WebSocket)
-	f.on(c.bucket, func() { c.bucket.Upgraded(c.session, nil) })
+	f.on(c.bucket, func() { c.bucket.Upgraded(c.session, nil, false) })
 	f.send(c, 2, wire.OpAuth, 1, token)
 	waitFor(t, "the auth reply", func() bool { return len(frames(t, c)) == 1 })
 	f.on(c.bucket, func() { c.bucket.FailWebSocket(c.session, ws.CodeProtocolError, "reserved bit set") })

@@ -42,6 +42,7 @@ type Gateway struct {
 	bucketsMu   sync.Mutex
 	rooms       *RoomIndex
 	guard       guard
+	deflation   deflation
 	connects    *batchQueue[ConnectItem]
 	disconnects *batchQueue[SessionRef]
 	draining    atomic.Bool
@@ -100,6 +101,7 @@ func New(cfg Config, node Node, info NodeInfo, maxSessions int, deps Deps) (*Gat
 	g.stopped = g.life.Done()
 	g.buckets.Store(&[]*Bucket{})
 	g.stats = newStats(deps.Metrics, g)
+	g.deflation = newDeflation(cfg, deps.Metrics)
 	g.rooms = newRoomIndex(cfg.JoinTimeout, g.stats.unconfirmed.Inc)
 	return g, nil
 }

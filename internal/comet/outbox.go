@@ -181,5 +181,5 @@ func (b *Bucket) takePackets() *packets {
 		b.spare = b.spare[:n-1]
 		return p
 	}
-	return &packets{}
+	return &packets{deflation: &b.gateway.deflation}
 }

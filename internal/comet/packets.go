@@ -9,27 +9,38 @@ import (
 type form uint8
 
 const (
-	formStream  form = iota // packets back to back: TCP
-	formWrapped             // one WebSocket message with goim's op 9 around them: version 1
-	formMessage             // one WebSocket message: version 2
+	formStream          form = iota // packets back to back: TCP
+	formWrapped                     // one WebSocket message with goim's op 9 around them: version 1
+	formMessage                     // one WebSocket message: version 2
+	formWrappedDeflated             // formWrapped with permessage-deflate
+	formMessageDeflated             // formMessage with permessage-deflate
 	formCount
 )
 
+const deflated = formWrappedDeflated - formWrapped
+
 func (s *Session) form() form {
+	f := formWrapped
 	switch {
 	case s.framing == Stream:
 		return formStream
 	case s.ver >= uint8(wire.V2):
-		return formMessage
+		f = formMessage
 	}
-	return formWrapped
+	if s.deflate {
+		f += deflated
+	}
+	return f
 }
 
 // packets is a run of push packets that leave together, encoded once per form
 // and shared read-only by all receivers. It belongs to one bucket and is
 // reused when no session refers to it any more.
 type packets struct {
-	forms [formCount][]byte
+	forms     [formCount][]byte
+	plain     [formCount]bool // a compressed form that would be no shorter
+	deflater  ws.Deflater
+	deflation *deflation
 }
 
 func (p *packets) reset() {
@@ -39,11 +50,14 @@ func (p *packets) reset() {
 		}
 		p.forms[i] = p.forms[i][:0]
 	}
+	clear(p.plain[:])
 }
 
 func (p *packets) add(op wire.Op, body []byte) {
 	p.forms[formStream] = wire.AppendPacket(p.forms[formStream], wire.Header{Ver: wire.V1, Op: op}, body)
-	p.forms[formWrapped], p.forms[formMessage] = p.forms[formWrapped][:0], p.forms[formMessage][:0]
+	for i := formWrapped; i < formCount; i++ {
+		p.forms[i], p.plain[i] = p.forms[i][:0], false
+	}
 }
 
 func (p *packets) size() int { return len(p.forms[formStream]) }
@@ -60,6 +74,30 @@ func (p *packets) encoded(f form) []byte {
 		p.forms[f] = append(b, raw...)
 	case formMessage:
 		p.forms[f] = append(ws.AppendHeader(p.forms[f], ws.OpBinary, true, len(raw)), raw...)
+	default:
+		return p.compressed(f)
 	}
+	return p.forms[f]
+}
+
+// compressed is encoded for the first receiver of a compressed form; the
+// others find it made.
+func (p *packets) compressed(f form) []byte {
+	raw := p.forms[formStream]
+	if len(raw) < p.deflation.minBytes || p.plain[f] {
+		return p.encoded(f - deflated)
+	}
+	message := raw
+	if f == formWrappedDeflated {
+		whole := p.encoded(formWrapped)
+		message = whole[len(whole)-len(raw)-wire.HeaderLen:]
+	}
+	var ok bool
+	if p.forms[f], ok = p.deflater.AppendFrame(p.forms[f], ws.OpBinary, message); !ok {
+		p.plain[f] = true
+		p.deflation.useless()
+		return p.encoded(f - deflated)
+	}
+	p.deflation.done(len(message), len(p.forms[f]))
 	return p.forms[f]
 }

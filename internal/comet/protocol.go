@@ -345,9 +345,13 @@ func (b *Bucket) bye(s *Session, why Reason, code uint16, text string) {
 }
 
 // Upgraded tells that the WebSocket handshake of the session is done; answer
-// is what the client gets for it.
-func (b *Bucket) Upgraded(s *Session, answer []byte) {
+// is what the client gets for it. With deflate, pushes go out compressed; what
+// answers one client does not, it is small and shared with nobody.
+func (b *Bucket) Upgraded(s *Session, answer []byte, deflate bool) {
 	s.upgraded = true
+	if s.deflate = deflate; deflate {
+		b.gateway.deflation.sessions.Inc()
+	}
 	s.out.buf = append(b.own(s), answer...)
 	b.touch(s)
 }

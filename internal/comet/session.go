@@ -52,6 +52,7 @@ type Session struct {
 	state    state
 	paused   bool
 	upgraded bool // WebSocket handshake done
+	deflate  bool // with permessage-deflate
 	authSeq  int32
 }
 

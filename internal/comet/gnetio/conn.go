@@ -158,12 +158,7 @@ func (s *Server) readWebSocket(c *connection) {
 	for !c.session.Paused() && !c.session.Closed() {
 		ev, n, err := c.reader.Next(buf[taken:])
 		if err != nil {
-			var pe *ws.ProtocolError
-			if errors.As(err, &pe) {
-				c.bucket().FailWebSocket(c.session, pe.Code, pe.Reason)
-			} else {
-				c.bucket().Malformed(c.session, err)
-			}
+			c.failed(err)
 			return
 		}
 		if n == 0 {
@@ -172,6 +167,12 @@ func (s *Server) readWebSocket(c *connection) {
 		taken += n
 		switch ev.Kind {
 		case ws.KindMessage:
+			if ev.Deflated {
+				if !s.inflated(c, ev) {
+					return
+				}
+				continue
+			}
 			c.message(ev.Payload)
 		case ws.KindPing:
 			c.bucket().Control(c.session, ws.OpPong, ev.Payload)
@@ -181,6 +182,40 @@ func (s *Server) readWebSocket(c *connection) {
 		}
 	}
 	c.discard(taken)
+}
+
+// maxKeptInflater is the largest buffer, in bytes, with which an inflater waits
+// for the next message.
+const maxKeptInflater = 64 << 10
+
+// inflated handles a compressed message; false means that the session is
+// closed for it. Inflaters are shared by all connections, and the pool gives
+// them back to the system when nobody sends.
+func (s *Server) inflated(c *connection, ev ws.Event) bool {
+	inflater, _ := s.inflaters.Get().(*ws.Inflater)
+	if inflater == nil {
+		inflater = new(ws.Inflater)
+	}
+	ev, err := inflater.Message(ev, c.session.MaxMessage())
+	if err == nil {
+		c.message(ev.Payload)
+	}
+	if inflater.Held() <= maxKeptInflater {
+		s.inflaters.Put(inflater)
+	}
+	if err != nil {
+		c.failed(err)
+	}
+	return err == nil
+}
+
+// failed ends a session whose frames could not be read.
+func (c *connection) failed(err error) {
+	if pe, ok := errors.AsType[*ws.ProtocolError](err); ok {
+		c.bucket().FailWebSocket(c.session, pe.Code, pe.Reason)
+		return
+	}
+	c.bucket().Malformed(c.session, err)
 }
 
 // discard gives consumed bytes back, unless the connection is gone.
@@ -199,6 +234,10 @@ func (s *Server) upgrade(c *connection, buf []byte) (n int, ok bool) {
 	if err == nil && h.Path != s.cfg.WebSocketPath {
 		err = &ws.HandshakeError{Status: http.StatusNotFound, Reason: "the WebSocket path of this server is " + s.cfg.WebSocketPath}
 	}
+	extensions := ""
+	if err == nil && s.gateway.Deflates() {
+		extensions, err = ws.AcceptDeflate(h.Extensions)
+	}
 	if err != nil {
 		c.Write(ws.AppendHandshakeError(nil, err))
 		c.bucket().Malformed(c.session, err)
@@ -208,7 +247,10 @@ func (s *Server) upgrade(c *connection, buf []byte) (n int, ok bool) {
 	if h.Cookie != "" {
 		c.waiting = &waiting{cookie: h.Cookie}
 	}
-	c.bucket().Upgraded(c.session, ws.AppendUpgrade(nil, h))
+	if extensions != "" {
+		c.reader.AllowDeflate()
+	}
+	c.bucket().Upgraded(c.session, ws.AppendUpgradeWith(nil, h, extensions), extensions != "")
 	return n, true
 }
 

@@ -139,7 +139,7 @@ func newFakeServer(t testing.TB) *fakeServer {
 	t.Cleanup(func() { close(f.loop.tasks); running.Wait() }) // after the gateway's end
 	f.panics = f.metrics.PlainCounter("perseid_panics_total", "")
 	cfg := comet.DefaultConfig()
-	cfg.MaxRooms = 4
+	cfg.MaxRooms, cfg.Deflate = 4, true
 	g := comettest.Start(t, cfg, 1000, f.logic, f.metrics, comettest.Log(t))
 	net := DefaultConfig()
 	net.TCP, net.WebSocket = "127.0.0.1:0", "127.0.0.1:0"

@@ -153,6 +153,7 @@ type client struct {
 	br     *bufio.Reader
 	isWS   bool
 	reader ws.Reader
+	agreed string // Sec-WebSocket-Extensions of the answer
 	in     []byte // read from the socket, not decoded yet
 	rest   []byte // packets of a message behind the one that packet returned
 }
@@ -203,6 +204,9 @@ func (c *client) upgraded() {
 	}
 	c.isWS = true
 	c.reader.InitClient(64 << 20)
+	if c.agreed = resp.Header.Get("Sec-WebSocket-Extensions"); c.agreed != "" {
+		c.reader.AllowDeflate()
+	}
 }
 
 func (c *client) write(p []byte) {
@@ -301,6 +305,10 @@ func (c *client) next() (wire.Packet, error) {
 		case ev.Kind == ws.KindClose:
 			return p, closeError{ev.Code, ev.Reason}
 		case ev.Kind == ws.KindMessage:
+			var i ws.Inflater
+			if ev, err = i.Message(ev, 64<<20); err != nil {
+				c.t.Fatal(err)
+			}
 			c.rest = ev.Payload
 		}
 	}

@@ -78,10 +78,11 @@ type Server struct {
 	log     *slog.Logger
 	tcp, ws netip.AddrPort // where it listens; the zero value = not
 
-	buckets sync.Map // gnet.EventLoop -> *comet.Bucket
-	booted  chan struct{}
-	bootOne sync.Once
-	done    chan struct{}
+	buckets   sync.Map  // gnet.EventLoop -> *comet.Bucket
+	inflaters sync.Pool // of *ws.Inflater
+	booted    chan struct{}
+	bootOne   sync.Once
+	done      chan struct{}
 
 	mu      sync.Mutex // Run, the boot and Stop come from three goroutines
 	started bool       // Run was called

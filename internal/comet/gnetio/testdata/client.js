@@ -120,8 +120,28 @@ async function closes(Socket, url) {
   await bad.closed(3500, "bad_token");
 }
 
-async function runAll(Socket, url, report) {
+// compressed expects permessage-deflate, which both of them offer by
+// themselves: pushes are inflated and long messages deflated out of sight.
+async function compressed(Socket, url, report) {
+  const c = await new Client(Socket, url).opened();
+  assert(c.socket.extensions.includes("permessage-deflate"), "extensions: " + c.socket.extensions);
+  c.send(2, 7, 1, JSON.stringify({ mid: 3, key: "deflating", room_id: "live://deflate", padding: "p".repeat(3000) }));
+  assert(JSON.parse((await c.one(8)).text).key === "deflating", "auth reply");
+  const long = Array.from({ length: 100 }, (_, i) => "line " + i).join("\n");
+  for (let seq = 2; seq < 5; seq++) {
+    report("push-long live://deflate");
+    same(await c.message(), [[1, 1000, 0, long]]);
+    c.send(2, 14, seq, "1000," + "1001,".repeat(500) + "1002");
+    same(await c.message(), [[2, 15, seq, "1000," + "1001,".repeat(500) + "1002"]]);
+  }
+  c.send(2, 14, 5, "x".repeat(70000)); // few bytes on the wire
+  assert(JSON.parse((await c.one(6)).text).code === 3503, "bye");
+  await c.closed(1009, "message too big");
+}
+
+async function runAll(Socket, url, report, deflate) {
   try {
+    if (deflate) await compressed(Socket, url, report);
     await version1(Socket, url, report);
     await version2(Socket, url, report);
     await closes(Socket, url);
@@ -132,5 +152,5 @@ async function runAll(Socket, url, report) {
 }
 
 if (typeof window === "undefined") {
-  runAll(require("ws"), process.argv[2], (text) => console.log(text));
+  runAll(require("ws"), process.argv[2], (text) => console.log(text), process.argv[3] === "deflate");
 }
