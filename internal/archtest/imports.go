@@ -175,7 +175,8 @@ func leafMay(t *Tree, from, imported string, test bool) bool {
 	case ok:
 		return test && supportsTests(local) || within(local, from) || within(from, "pkg") && within(local, "pkg")
 	default: // small, without dependencies, alive
-		return test || within(from, "pkg") && (strings.HasPrefix(imported, "github.com/gobwas/") || strings.HasPrefix(imported, "golang.org/x/sync/"))
+		leaves := []string{"github.com/gobwas/", "github.com/klauspost/compress/flate", "golang.org/x/sync/"}
+		return test || within(from, "pkg") && slices.ContainsFunc(leaves, func(l string) bool { return strings.HasPrefix(imported, l) })
 	}
 }
 
