@@ -62,7 +62,7 @@ func (b *Bucket) refuseAll(d *Delivery, index int) {
 		}
 	}
 	b.gateway.stats.delivered(0, int(slow))
-	d.count(index, 0, 0, filtered, slow)
+	d.count(index, Counts{Filtered: filtered, Slow: slow})
 }
 
 // paceAlls gives the walk at the head its share for the time since the last
@@ -116,7 +116,7 @@ func (b *Bucket) walkAlls(budget int) {
 		b.gateway.stats.outcomes.Add(int(Filtered), int(w.filtered))
 		if a := w.answers; a != nil {
 			b.backlog -= w.packets.size()
-			a.d.count(a.index, w.delivered, 0, w.filtered, w.slow)
+			a.d.count(a.index, Counts{Delivered: w.delivered, Filtered: w.filtered, Slow: w.slow})
 			a.d.release()
 		} else {
 			b.paced -= w.packets.size()

@@ -30,7 +30,8 @@ type Bucket struct {
 	free    []uint32 // slots without a session
 	rooms   map[string]*Room
 	wheel   *wheel.Wheel[*Session]
-	walking []*Room // rooms with rounds, served in turn
+	walking []*Room     // rooms with rounds, served in turn
+	alarm   *time.Timer // wakes the loop when all of them rest
 	alls    []*allWalk
 	backlog int // bytes of rounds, and of pushes to all that are not paced
 	paced   int // bytes of pushes to all that are, or wait behind one that is
@@ -73,6 +74,12 @@ func (g *Gateway) NewBucket(loop Loop) (*Bucket, error) {
 		rooms:   map[string]*Room{},
 		nowMS:   g.nowMS(),
 	}
+	b.alarm = time.AfterFunc(time.Hour, func() {
+		if g.life.Err() == nil {
+			b.wake()
+		}
+	})
+	b.alarm.Stop()
 	b.wheel = wheel.New[*Session](wheelTickMS, wheelSlots, b.nowMS)
 	var err error
 	if b.pushes, err = mailbox.New[*bucketBatch](4096, g.cfg.BacklogBytes, b.wake); err != nil {
@@ -163,26 +170,53 @@ func (b *Bucket) turn() {
 	}
 }
 
-// walkAll gives every room with a round its share of the turn's writes.
+// walkAll gives every room with a round its share of the turn's writes. A
+// room whose next round has to wait keeps its place for nothing.
 func (b *Bucket) walkAll() (more bool) {
 	budget := b.gateway.cfg.TurnWrites
-	for budget > 0 && len(b.walking) > 0 {
+	now := time.Now()
+	wait := time.Duration(0) // until the first of the rooms that rest may go on
+	for resting := 0; budget > 0 && resting < len(b.walking); {
 		r := b.walking[0]
+		if rest := r.resting(now); rest > 0 {
+			if resting == 0 || rest < wait {
+				wait = rest
+			}
+			resting++
+			b.rotate(r)
+			continue
+		}
+		resting = 0
 		n := 0
-		b.protect(nil, func() { n = b.walk(r, min(budget, walkChunk)) })
+		b.protect(nil, func() { n = b.walk(r, min(budget, walkChunk), now) })
+		now = time.Now()
 		budget -= max(n, 1)
-		copy(b.walking, b.walking[1:])
-		last := len(b.walking) - 1
 		if len(r.rounds) > 0 {
-			b.walking[last] = r
+			b.rotate(r)
 		} else {
-			b.walking[last] = nil
-			b.walking = b.walking[:last]
-			r.listed = false
+			b.drop(r)
 		}
 	}
+	more = budget <= 0 && len(b.walking) > 0
+	if !more && len(b.walking) > 0 {
+		b.alarm.Reset(wait)
+	}
 	b.walkAlls(max(budget, walkChunk))
-	return len(b.walking) > 0 || b.allsReady()
+	return more || b.allsReady()
+}
+
+// rotate puts the first of the walking rooms behind the others.
+func (b *Bucket) rotate(r *Room) {
+	copy(b.walking, b.walking[1:])
+	b.walking[len(b.walking)-1] = r
+}
+
+// drop takes the first of the walking rooms, which has no round any more, out.
+func (b *Bucket) drop(r *Room) {
+	copy(b.walking, b.walking[1:])
+	b.walking[len(b.walking)-1] = nil
+	b.walking = b.walking[:len(b.walking)-1]
+	r.listed = false
 }
 
 // Protect runs a handler of a session: a panic in it closes that session, not

@@ -2,6 +2,7 @@ package comet
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -14,6 +15,7 @@ type Config struct {
 	OutboxBytes      int           `toml:"outbox_bytes" doc:"bytes that may wait for one client before the overflow rule applies; 4096 to 67108864"`
 	Overflow         string        `toml:"overflow" doc:"what happens to a client whose outbox is full: close (as slow consumer) or drop (the message, counted)"`
 	RoundBytes       int           `toml:"round_bytes" doc:"largest merged write of one room, in bytes; 1024 to outbox_bytes"`
+	MergeWindows     []string      `toml:"merge_windows" doc:"room types whose messages wait a moment for others, to leave in one write: type=duration, for example live=50ms; 1ms to 10s"`
 	TurnWrites       int           `toml:"turn_writes" doc:"writes of broadcasts in one turn of a loop before it looks at its sockets again; 16 to 100000"`
 	BacklogBytes     int           `toml:"backlog_bytes" doc:"bytes of pushes that may wait in one loop, and again in its mailbox; 65536 to 1073741824"`
 	ConnectWorkers   int           `toml:"connect_workers" doc:"concurrent calls to logic for auth and for disconnects; 1 to 256"`
@@ -71,6 +73,9 @@ func (c *Config) Problems() []string {
 	ints("max_rooms", c.MaxRooms, 1, 10_000)
 	ints("max_sessions", c.MaxSessions, 0, maxSlots)
 	ints("outbox_bytes", c.OutboxBytes, 4096, 64<<20)
+	if _, err := mergeWindows(c.MergeWindows); err != nil {
+		p = append(p, err.Error())
+	}
 	if c.Overflow != "close" && c.Overflow != "drop" {
 		p = append(p, fmt.Sprintf(`overflow = %q: allowed is "close" or "drop"`, c.Overflow))
 	}
@@ -88,4 +93,19 @@ func (c *Config) Problems() []string {
 	durations("drain_window", c.DrainWindow, 0, time.Hour)
 	ints("deflate_min_bytes", c.DeflateMinBytes, 0, 1<<20)
 	return p
+}
+
+// mergeWindows reads Config.MergeWindows.
+func mergeWindows(entries []string) (map[string]time.Duration, error) {
+	windows := map[string]time.Duration{}
+	for _, e := range entries {
+		typ, value, ok := strings.Cut(e, "=")
+		d, err := time.ParseDuration(value)
+		_, again := windows[typ]
+		if !ok || typ == "" || again || err != nil || d < time.Millisecond || d > 10*time.Second {
+			return nil, fmt.Errorf("merge_windows = %q: allowed is type=duration with 1ms to 10s, each type once", e)
+		}
+		windows[typ] = d
+	}
+	return windows, nil
 }

@@ -19,6 +19,7 @@ const (
 	Filtered                 // the session does not accept the op
 	Slow                     // its outbox is full: dropped, or closed as slow consumer
 	Repeat                   // applied before
+	Conflated                // a later push with the same conflation key took its place
 )
 
 // Lane names one ordered stream of pushes: a share of the timelines of a log.
@@ -36,6 +37,8 @@ type Push struct {
 	Offset    int64
 	Op        wire.Op
 	Body      []byte
+	Class     Class  // for a room
+	Conflate  string // for a room: of the pushes with one key that wait, only the latest is delivered; "" = none
 	Sessions  []uint64
 	Room      string
 	All       bool
@@ -45,9 +48,14 @@ type Push struct {
 // PushResult counts the outcomes of a push. Sessions is parallel to
 // Push.Sessions.
 type PushResult struct {
-	Sessions                           []Outcome
-	Delivered, NotHere, Filtered, Slow uint32
-	Repeat                             bool
+	Counts
+	Sessions []Outcome
+	Repeat   bool
+}
+
+// Counts is a number of sessions by outcome.
+type Counts struct {
+	Delivered, NotHere, Filtered, Slow, Conflated uint32
 }
 
 // Delivery is a batch of pushes on its way to the sessions. Done is closed
@@ -86,13 +94,22 @@ func (d *Delivery) release() {
 	close(d.done)
 }
 
-func (d *Delivery) count(i int, delivered, notHere, filtered, slow uint32) {
+func (d *Delivery) count(i int, c Counts) {
 	r := &d.Results[i]
-	atomic.AddUint32(&r.Delivered, delivered)
-	atomic.AddUint32(&r.NotHere, notHere)
-	atomic.AddUint32(&r.Filtered, filtered)
-	atomic.AddUint32(&r.Slow, slow)
+	atomic.AddUint32(&r.Delivered, c.Delivered)
+	atomic.AddUint32(&r.NotHere, c.NotHere)
+	atomic.AddUint32(&r.Filtered, c.Filtered)
+	atomic.AddUint32(&r.Slow, c.Slow)
+	atomic.AddUint32(&r.Conflated, c.Conflated)
 }
+
+// pushRef is one push of a delivery that waits for its end.
+type pushRef struct {
+	d     *Delivery
+	index int
+}
+
+func (r *pushRef) push() *Push { return &r.d.Pushes[r.index] }
 
 // bucketBatch is the share that one bucket has in a delivery.
 type bucketBatch struct {

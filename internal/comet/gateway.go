@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,11 +33,12 @@ import (
 
 // Gateway is one comet.
 type Gateway struct {
-	cfg   Config
-	node  Node
-	logic Logic
-	log   *slog.Logger
-	stats *stats
+	cfg     Config
+	windows map[string]time.Duration // merge windows by room type
+	node    Node
+	logic   Logic
+	log     *slog.Logger
+	stats   *stats
 
 	buckets     atomic.Pointer[[]*Bucket]
 	bucketsMu   sync.Mutex
@@ -84,11 +86,15 @@ func New(cfg Config, node Node, info NodeInfo, maxSessions int, deps Deps) (*Gat
 	if node.Name == "" || node.Incarnation == 0 {
 		return nil, errors.New("comet: a node has a name and an incarnation other than 0")
 	}
+	windows, err := mergeWindows(cfg.MergeWindows)
+	if err != nil {
+		return nil, fmt.Errorf("comet: %w", err)
+	}
 	if cfg.MaxSessions > 0 {
 		maxSessions = min(maxSessions, cfg.MaxSessions)
 	}
 	g := &Gateway{
-		cfg: cfg, node: node, info: info, logic: deps.Logic, log: deps.Log, clock: deps.Clock,
+		cfg: cfg, windows: windows, node: node, info: info, logic: deps.Logic, log: deps.Log, clock: deps.Clock,
 		connects:    newBatchQueue[ConnectItem](cfg.ConnectQueue),
 		disconnects: newBatchQueue[SessionRef](maxSlots),
 		guard:       guard{lanes: map[Lane]*laneGuard{}},
@@ -219,6 +225,15 @@ func (g *Gateway) Tick() {
 // nowMS is the clock of deadlines, monotonic: Sub does not see a jump of the
 // wall clock, which would close every session, or none.
 func (g *Gateway) nowMS() int64 { return 1 + g.clock().Sub(g.born).Milliseconds() }
+
+// window is the merge window of a room.
+func (g *Gateway) window(roomKey string) time.Duration {
+	if len(g.windows) == 0 {
+		return 0
+	}
+	typ, _, _ := strings.Cut(roomKey, "://")
+	return g.windows[typ]
+}
 
 // admit counts a new connection in, unless the node is full or draining.
 func (g *Gateway) admit(ip netip.Addr) bool {

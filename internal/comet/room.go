@@ -1,15 +1,19 @@
 package comet
 
+import "time"
+
 // Room is the members that one bucket has in a room. It exists only while it
 // has members, and belongs to the bucket's loop.
 type Room struct {
 	key     string
 	count   *roomCount
-	members []member // dense; order has no meaning
-	rounds  []*round // oldest first; rounds[0] is being written or next
-	cursor  int      // members[:cursor] have the round in work
-	end     int      // members[cursor:end] are still to get it
-	listed  bool     // in Bucket.walking
+	members []member      // dense; order has no meaning
+	window  time.Duration // merge window of the room's type
+	rounds  []*round      // oldest first; rounds[0] is being written or next
+	cursor  int           // members[:cursor] have the round in work
+	end     int           // members[cursor:end] are still to get it
+	rested  time.Time     // no round begins before
+	listed  bool          // in Bucket.walking
 }
 
 type member struct {
@@ -17,30 +21,12 @@ type member struct {
 	slot int32 // index in s.rooms
 }
 
-// round is one run of packets on its way to all members of a room. Messages
-// that come while the loop is busy join the round that has not begun yet, so
-// merging follows the load and an idle loop adds no delay.
-type round struct {
-	packets   *packets
-	begun     bool
-	delivered uint32
-	slow      uint32
-	notHere   uint32
-	waiting   []pushRef
-}
-
-// pushRef is one push of a delivery that waits for its end.
-type pushRef struct {
-	d     *Delivery
-	index int
-}
-
 // join puts a session into a room. It reports the version of the room index
 // that must be confirmed before the client is told.
 func (b *Bucket) join(s *Session, key string) (version uint64) {
 	r := b.rooms[key]
 	if r == nil {
-		r = &Room{key: key, count: b.gateway.rooms.enter(key)}
+		r = &Room{key: key, count: b.gateway.rooms.enter(key), window: b.gateway.window(key)}
 		b.rooms[key] = r
 	}
 	s.rooms = append(s.rooms, membership{room: r, pos: int32(len(r.members))})
@@ -113,72 +99,4 @@ func (r *Room) remove(pos int) {
 func (r *Room) place(pos int, m member) {
 	r.members[pos] = m
 	m.s.rooms[m.slot].pos = int32(pos)
-}
-
-// pushRoom lets a message join the next round of a room.
-func (b *Bucket) pushRoom(r *Room, d *Delivery, index int) {
-	p := &d.Pushes[index]
-	var rd *round
-	if n := len(r.rounds); n > 0 && !r.rounds[n-1].begun && r.rounds[n-1].packets.size()+len(p.Body) <= b.gateway.cfg.RoundBytes {
-		rd = r.rounds[n-1]
-	} else {
-		rd = &round{packets: b.takePackets()}
-		r.rounds = append(r.rounds, rd)
-	}
-	before := rd.packets.size()
-	rd.packets.add(p.Op, p.Body)
-	b.backlog += rd.packets.size() - before
-	rd.waiting = append(rd.waiting, pushRef{d, index})
-	d.hold()
-	if !r.listed {
-		r.listed = true
-		b.walking = append(b.walking, r)
-	}
-}
-
-// walk writes the oldest round of a room to at most max members and returns
-// how many it wrote to.
-func (b *Bucket) walk(r *Room, max int) (written int) {
-	if len(r.rounds) == 0 {
-		return 0
-	}
-	rd := r.rounds[0]
-	if !rd.begun {
-		rd.begun = true
-		r.cursor, r.end = 0, len(r.members)
-	}
-	for written < max && r.cursor < r.end {
-		s := r.members[r.cursor].s
-		r.cursor++ // first: the write may close the session and take it out
-		written++
-		switch b.write(s, rd.packets.encoded(s.form())) {
-		case Delivered:
-			rd.delivered++
-		case Slow:
-			rd.slow++
-		default:
-			rd.notHere++
-		}
-	}
-	if r.cursor >= r.end && len(r.rounds) > 0 {
-		r.cursor, r.end = 0, 0
-		r.rounds[0] = nil
-		r.rounds = r.rounds[1:]
-		if len(r.rounds) == 0 {
-			r.rounds = nil
-		}
-		b.finishRound(rd)
-	}
-	return written
-}
-
-func (b *Bucket) finishRound(rd *round) {
-	b.backlog -= rd.packets.size()
-	b.sent = append(b.sent, rd.packets)
-	b.gateway.stats.delivered(int(rd.delivered)*len(rd.waiting), int(rd.slow)*len(rd.waiting))
-	for _, w := range rd.waiting {
-		w.d.count(w.index, rd.delivered, rd.notHere, 0, rd.slow)
-		w.d.release()
-	}
-	rd.waiting = nil
 }

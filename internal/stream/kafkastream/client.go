@@ -60,7 +60,8 @@ func producerConfig(c *Config) *sarama.Config {
 	s.Producer.Return.Errors = true
 	s.Producer.Timeout = c.RequestTimeout
 	s.Producer.Partitioner = sarama.NewManualPartitioner
-	// No linger: a batch is what came in while the one before was under way.
+	// A batch is what came in while the one before was under way; before that,
+	// pace has gathered the callers.
 	s.Producer.Flush.Frequency = 0
 	s.Producer.MaxMessageBytes = c.MaxRecordBytes + recordRoom
 	s.Metadata.Retry.Max = int(c.OutageTimeout/retryEvery) + 1

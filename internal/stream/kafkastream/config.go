@@ -21,6 +21,7 @@ type Config struct {
 	DialTimeout time.Duration `toml:"dial_timeout" doc:"time to connect to a broker, 100ms to 1m"`
 
 	RequestTimeout     time.Duration `toml:"request_timeout" doc:"time for a broker to answer a request, 1s to 2m"`
+	Linger             time.Duration `toml:"linger" doc:"pushes that come within this time of the last produce request go together in the next; one that comes alone goes at once; 0s to 1s"`
 	OutageTimeout      time.Duration `toml:"outage_timeout" doc:"broker restart or leader change that the producer rides over while its callers wait, 1s to 10m"`
 	MaxRecordBytes     int           `toml:"max_record_bytes" doc:"size of one record; bodies may be 512 bytes smaller; 2048 to 16777216, and at most what the brokers take"`
 	MaxRecordTargets   int           `toml:"max_record_targets" doc:"keys and users that share one record, 1 to 100000"`
@@ -48,6 +49,7 @@ func DefaultConfig() Config {
 		Replication:        1,
 		DialTimeout:        5 * time.Second,
 		RequestTimeout:     10 * time.Second,
+		Linger:             4 * time.Millisecond,
 		OutageTimeout:      40 * time.Second,
 		MaxRecordBytes:     1_000_000,
 		MaxRecordTargets:   1000,
@@ -117,6 +119,7 @@ func (c *Config) Problems() []string {
 	number("replication", int64(c.Replication), 1, 15)
 	duration("dial_timeout", c.DialTimeout, 100*time.Millisecond, time.Minute)
 	duration("request_timeout", c.RequestTimeout, time.Second, 2*time.Minute)
+	duration("linger", c.Linger, 0, time.Second)
 	duration("outage_timeout", c.OutageTimeout, time.Second, 10*time.Minute)
 	number("max_record_bytes", int64(c.MaxRecordBytes), 2048, 16<<20)
 	number("max_record_targets", int64(c.MaxRecordTargets), 1, 100_000)

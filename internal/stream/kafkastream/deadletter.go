@@ -77,7 +77,7 @@ func (d *deadLetters) connected() (*sender, error) {
 		return nil, errClosed
 	}
 	if d.sender == nil {
-		s, err := newSender(d.cfg.Brokers, deadLetterConfig(&d.cfg), deadLetterBytes)
+		s, err := newSender(d.cfg.Brokers, deadLetterConfig(&d.cfg), deadLetterBytes, 0)
 		if err != nil {
 			return nil, fmt.Errorf("dead letters: %w", err)
 		}

@@ -75,7 +75,7 @@ func (p *Producer) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := newSender(p.cfg.Brokers, producerConfig(&p.cfg), p.cfg.MaxBufferedBytes)
+	s, err := newSender(p.cfg.Brokers, producerConfig(&p.cfg), p.cfg.MaxBufferedBytes, p.cfg.Linger)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/IBM/sarama"
 	"golang.org/x/sync/semaphore"
@@ -21,6 +22,7 @@ type sender struct {
 	client   sarama.Client
 	async    sarama.AsyncProducer
 	buffered *semaphore.Weighted
+	pace     pace
 
 	mu      sync.Mutex
 	closed  bool
@@ -30,7 +32,7 @@ type sender struct {
 }
 
 // newSender connects; it fails at once when no broker answers.
-func newSender(brokers []string, cfg *sarama.Config, maxBufferedBytes int) (*sender, error) {
+func newSender(brokers []string, cfg *sarama.Config, maxBufferedBytes int, linger time.Duration) (*sender, error) {
 	client, err := sarama.NewClient(brokers, cfg)
 	if err != nil {
 		return nil, err
@@ -43,6 +45,7 @@ func newSender(brokers []string, cfg *sarama.Config, maxBufferedBytes int) (*sen
 		client:   client,
 		async:    async,
 		buffered: semaphore.NewWeighted(int64(maxBufferedBytes)),
+		pace:     pace{interval: linger},
 		closing:  make(chan struct{}),
 		ended:    make(chan struct{}),
 	}
@@ -105,6 +108,9 @@ func (s *sender) answer(msg *sarama.ProducerMessage, err error) {
 // are acknowledged. When ctx ends or a record fails, others may have been, or
 // may still be, written.
 func (s *sender) send(ctx context.Context, n int, next func(i int) (*sarama.ProducerMessage, error)) error {
+	if err := s.linger(ctx); err != nil {
+		return fmt.Errorf("%d of %d records not sent: %w", n, n, err)
+	}
 	a := &appending{done: make(chan struct{})}
 	a.open.Store(1)
 	var cut error // why not all were sent
@@ -134,6 +140,24 @@ func (s *sender) send(ctx context.Context, n int, next func(i int) (*sarama.Prod
 		return fmt.Errorf("%d of %d records not acknowledged: %w", a.failed, n, a.err)
 	}
 	return nil
+}
+
+// linger waits for the turn of this caller.
+func (s *sender) linger(ctx context.Context) error {
+	wait := s.pace.next(time.Now())
+	if wait <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-s.closing:
+		return errClosed
+	}
 }
 
 // enqueue gives the record to sarama, which answers it in any case from then on.
