@@ -39,6 +39,9 @@ type Config struct {
 
 	// Header is added to the WebSocket handshake, such as a Cookie.
 	Header http.Header
+	// Compress offers permessage-deflate on WebSocket; the server decides. Once
+	// a compressed message has come, the connection holds some 40 KiB for it.
+	Compress bool
 	// TLS is for wss addresses.
 	TLS *tls.Config
 	// NetDial replaces the dialer of net.

@@ -40,6 +40,7 @@ type Conn struct {
 	session Session       // written before Dial returns
 	queue   *queue        // from the reader to Recv
 	early   []byte        // for the reader
+	deflate bool          // permessage-deflate is in use
 	ver     int16         // spoken
 	calls   chan struct{} // one element per unanswered request
 
@@ -66,9 +67,9 @@ type call struct {
 	reply chan []byte
 }
 
-func newConn(cfg Config, f framing, nc net.Conn, early []byte) *Conn {
+func newConn(cfg Config, f framing, l link) *Conn {
 	return &Conn{
-		cfg: cfg, framing: f, nc: nc, early: early, ver: cfg.Version,
+		cfg: cfg, framing: f, nc: l.nc, early: l.early, deflate: l.deflate, ver: cfg.Version,
 		queue:   newQueue(cfg.QueueBytes, cfg.MaxPacketBytes),
 		calls:   make(chan struct{}, maxCalls),
 		pending: map[int32]*call{},

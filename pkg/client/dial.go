@@ -3,11 +3,13 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"time"
 
 	gobwas "github.com/gobwas/ws"
+	"github.com/gobwas/ws/wsflate"
 
 	"github.com/perseid-im/perseid/pkg/wire"
 )
@@ -44,17 +46,23 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 func dial(ctx context.Context, cfg Config, ep endpoint) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 	defer cancel()
-	nc, early, err := ep.open(ctx, cfg)
+	l, err := ep.open(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("client: dial: %w", err)
 	}
-	return open(ctx, cfg, ep.framing, nc, early)
+	return open(ctx, cfg, ep.framing, l)
 }
 
-// open authenticates a connection whose WebSocket handshake, if any, is done;
-// early are bytes that came behind it.
-func open(ctx context.Context, cfg Config, f framing, nc net.Conn, early []byte) (*Conn, error) {
-	c := newConn(cfg, f, nc, early)
+// link is a connection whose WebSocket handshake, if any, is done.
+type link struct {
+	nc      net.Conn
+	early   []byte // came behind the handshake
+	deflate bool   // permessage-deflate was agreed on
+}
+
+// open authenticates a connection.
+func open(ctx context.Context, cfg Config, f framing, l link) (*Conn, error) {
+	c := newConn(cfg, f, l)
 	c.goroutines.Go(c.readLoop)
 	if err := c.authenticate(ctx); err != nil {
 		_ = c.Close() // tells nothing new
@@ -65,33 +73,57 @@ func open(ctx context.Context, cfg Config, f framing, nc net.Conn, early []byte)
 }
 
 // open connects and does the WebSocket handshake.
-func (ep endpoint) open(ctx context.Context, cfg Config) (nc net.Conn, early []byte, err error) {
+func (ep endpoint) open(ctx context.Context, cfg Config) (l link, err error) {
 	if ep.framing == overTCP {
 		netDial := cfg.NetDial
 		if netDial == nil {
 			netDial = (&net.Dialer{}).DialContext
 		}
-		nc, err = netDial(ctx, ep.network, ep.target)
-		return nc, nil, err
+		l.nc, err = netDial(ctx, ep.network, ep.target)
+		return l, err
 	}
 	dialer := gobwas.Dialer{NetDial: cfg.NetDial, TLSConfig: cfg.TLS, Header: gobwas.HandshakeHeaderHTTP(cfg.Header)}
-	nc, buffered, _, err := dialer.Dial(ctx, ep.target)
-	if err != nil {
-		return nil, nil, err
+	if cfg.Compress {
+		offer := wsflate.Parameters{ServerNoContextTakeover: true, ClientNoContextTakeover: true}
+		dialer.Extensions = append(dialer.Extensions, offer.Option())
 	}
+	nc, buffered, answer, err := dialer.Dial(ctx, ep.target)
+	if err != nil {
+		return link{}, err
+	}
+	l = link{nc: nc}
 	if buffered != nil {
-		early = make([]byte, buffered.Buffered())
-		_, err = buffered.Read(early) // takes all that is buffered, in one go
+		l.early = make([]byte, buffered.Buffered())
+		_, err = buffered.Read(l.early) // takes all that is buffered, in one go
 		gobwas.PutReader(buffered)
+	}
+	if err == nil {
+		l.deflate, err = deflates(answer)
 	}
 	if err == nil {
 		err = nc.SetDeadline(time.Time{})
 	}
 	if err != nil {
 		_ = nc.Close() // err says more
-		return nil, nil, err
+		return link{}, err
 	}
-	return nc, early, nil
+	return l, nil
+}
+
+// deflates tells whether the server compresses. It must do so without context
+// takeover, as it was asked to (RFC 7692, section 7.1.1.1).
+func deflates(answer gobwas.Handshake) (bool, error) {
+	for _, option := range answer.Extensions { // of those that were offered
+		var p wsflate.Parameters
+		if err := p.Parse(option); err != nil {
+			return false, fmt.Errorf("permessage-deflate: %w", err)
+		}
+		if !p.ServerNoContextTakeover {
+			return false, errors.New("permessage-deflate: the server wants to keep its context")
+		}
+		return true, nil
+	}
+	return false, nil
 }
 
 func (c *Conn) authenticate(ctx context.Context) error {

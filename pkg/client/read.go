@@ -43,6 +43,7 @@ type inbound struct {
 	decoder wire.Decoder
 	wrapped wire.Decoder // of packets inside the wrapper of version 1
 	frames  ws.Reader
+	inflate ws.Inflater
 	buf     []byte // buf[taken:] is not understood yet
 	taken   int
 }
@@ -57,9 +58,15 @@ func newInbound(c *Conn) *inbound {
 	if in.wrapper() {
 		in.decoder.MaxBody = limit
 	}
-	in.frames.InitClient(wire.HeaderLen + in.decoder.MaxBody)
+	in.frames.InitClient(in.maxMessage())
+	if c.deflate {
+		in.frames.AllowDeflate()
+	}
 	return in
 }
+
+// maxMessage bounds a WebSocket message.
+func (in *inbound) maxMessage() int { return wire.HeaderLen + in.decoder.MaxBody }
 
 // wrapper tells whether pushes come in packets of op 9, as goim sends them on
 // WebSocket and nowhere else.
@@ -137,7 +144,14 @@ func (in *inbound) take() error {
 func (in *inbound) event(ev ws.Event) error {
 	switch ev.Kind {
 	case ws.KindMessage:
-		return whole(in.decoder, ev.Payload, in.packet)
+		ev, err := in.inflate.Message(ev, in.maxMessage())
+		if err == nil {
+			err = whole(in.decoder, ev.Payload, in.packet)
+		}
+		if in.inflate.Held() > keptBuffer {
+			in.inflate = ws.Inflater{}
+		}
+		return err
 	case ws.KindPing:
 		return in.c.pong(ev.Payload)
 	case ws.KindClose:

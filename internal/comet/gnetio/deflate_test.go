@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/perseid-im/perseid/internal/comet"
+	sdk "github.com/perseid-im/perseid/pkg/client"
 	"github.com/perseid-im/perseid/pkg/wire"
 	"github.com/perseid-im/perseid/pkg/ws"
 )
@@ -196,6 +197,32 @@ func TestRoomInAllForms(t *testing.T) {
 	// Two large messages, two versions, at most two loops.
 	if n := f.count("perseid_deflate_total", "deflated"); n < 4 || n > 8 {
 		t.Errorf("%v compressed", n)
+	}
+}
+
+// The Go SDK offers it through gobwas' dialer.
+func TestSDKThatCompresses(t *testing.T) {
+	f := serve(t, func(f *fixture) { f.cfg.Deflate = true })
+	for _, ver := range []int16{wire.V1, wire.V2} {
+		c, err := sdk.Dial(t.Context(), sdk.Config{
+			Address: "ws://" + f.server.WebSocketAddr(), Version: ver, Compress: true, Auth: sdk.Auth{Room: "live://1"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for _, body := range []string{longText(), "short", strings.Repeat(longText(), 100)} {
+			f.push(toRoom("live://1", 1000, body))
+			if m, err := c.Recv(t.Context()); err != nil || string(m.Body) != body {
+				t.Fatalf("version %d: %d bytes, %v", ver, len(m.Body), err)
+			}
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n, m := f.count("perseid_session_deflate_total", ""), f.count("perseid_deflate_total", "deflated"); n != 2 || m != 4 {
+		t.Errorf("%v sessions, %v messages", n, m)
 	}
 }
 
