@@ -110,8 +110,9 @@ type memClaim struct {
 	complete []int64
 }
 
-func (*memClaim) Log() string      { return "push/1" }
-func (*memClaim) Partition() int32 { return 0 }
+func (*memClaim) Log() string       { return "push/1" }
+func (*memClaim) Partition() int32  { return 0 }
+func (*memClaim) Generation() int32 { return 1 }
 func (*memClaim) Next(ctx context.Context, _ int) ([]stream.Record, error) {
 	<-ctx.Done()
 	return nil, stream.ErrRevoked

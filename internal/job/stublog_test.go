@@ -21,6 +21,7 @@ type stubPartition struct {
 	mu        sync.Mutex
 	records   []stream.Record
 	committed int64
+	claims    int32
 	changed   chan struct{}
 }
 
@@ -61,6 +62,7 @@ func (p *stubPartition) behind() error {
 type stubClaim struct {
 	p           *stubPartition
 	maxInFlight int
+	generation  int32
 
 	mu        sync.Mutex
 	next      int64
@@ -76,11 +78,14 @@ var errDeadLetter = errors.New("dead-letter topic is away")
 func (p *stubPartition) claim() *stubClaim {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return &stubClaim{p: p, maxInFlight: 5000, next: p.committed, complete: map[int64]bool{}}
+	p.claims++
+	return &stubClaim{p: p, maxInFlight: 5000, generation: p.claims, next: p.committed, complete: map[int64]bool{}}
 }
 
 func (c *stubClaim) Log() string      { return c.p.log }
 func (c *stubClaim) Partition() int32 { return c.p.partition }
+
+func (c *stubClaim) Generation() int32 { return c.generation }
 
 func (c *stubClaim) Next(ctx context.Context, max int) ([]stream.Record, error) {
 	for {

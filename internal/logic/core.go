@@ -46,6 +46,7 @@ type Deps struct {
 	Presence   presence.Registry
 	Log        stream.Producer
 	Broadcasts presence.Broadcasts // nil = nothing is known about pushes to all
+	Timelines  Timelines           // nil = nothing is stored
 	Auth       Authenticator       // nil = TrustClient
 	Logger     *slog.Logger        // nil = silent
 	Metrics    *obs.Metrics        // nil = not counted
@@ -59,6 +60,7 @@ type Core struct {
 	presence   presence.Registry
 	log        stream.Producer
 	broadcasts presence.Broadcasts
+	timelines  Timelines // nil = nothing is stored
 	auth       Authenticator
 	logger     *slog.Logger
 	storms     *obs.Limited // what goes wrong for every caller at once
@@ -86,7 +88,7 @@ func New(cfg Config, deps Deps) (*Core, error) {
 		return nil, errors.New("logic: presence and log are required")
 	}
 	c := &Core{
-		cfg: cfg, presence: deps.Presence, log: deps.Log, broadcasts: deps.Broadcasts, auth: deps.Auth,
+		cfg: cfg, presence: deps.Presence, log: deps.Log, broadcasts: deps.Broadcasts, timelines: deps.Timelines, auth: deps.Auth,
 		logger: deps.Logger, metrics: newMetrics(deps.Metrics), now: deps.Now, random: deps.Rand,
 		regions: newRegionTable(cfg.Regions),
 	}

@@ -53,6 +53,10 @@ type Claim interface {
 	// different logs must not be compared.
 	Log() string
 	Partition() int32
+	// Generation is that of the consumer group in which the partition was
+	// assigned: of two claims of a partition, the later one has the higher
+	// number, unless the group was made anew in between.
+	Generation() int32
 	// Next blocks until a record is there and returns all that wait, up to max
 	// records. It returns ErrRevoked when no more records will come. The slice
 	// is valid until the next call; bodies may be kept.

@@ -36,6 +36,7 @@ type claim struct {
 // functions are called under the lock of the claim, except dead.
 type claimed struct {
 	partition    int32
+	generation   int32  // of the group, when the partition was assigned
 	log          string // incarnation of the topic
 	maxRecords   int
 	maxBytes     int
@@ -146,8 +147,9 @@ func (t *tenure) end() {
 	t.over = true
 }
 
-func (t *tenure) Log() string      { return t.log }
-func (t *tenure) Partition() int32 { return t.partition }
+func (t *tenure) Log() string       { return t.log }
+func (t *tenure) Partition() int32  { return t.partition }
+func (t *tenure) Generation() int32 { return t.generation }
 
 // Next implements stream.Claim.
 func (t *tenure) Next(ctx context.Context, max int) ([]stream.Record, error) {

@@ -167,6 +167,7 @@ func (m *member) ConsumeClaim(session sarama.ConsumerGroupSession, from sarama.C
 	}
 	cl := newClaim(claimed{
 		partition:    partition,
+		generation:   session.GenerationID(),
 		log:          topic + "/" + id,
 		maxRecords:   c.cfg.MaxInFlightRecords,
 		maxBytes:     c.cfg.MaxInFlightBytes,

@@ -81,10 +81,18 @@ func testCleanRestartRepeatsNothing(t *testing.T, cfg Config) {
 	l := newLedger()
 	const each = 50
 	want := 0
+	generation := new(atomic.Int32) // of the claims of the last round
 	for round := range 3 {
 		fillPartitions(t, cfg, p, round*each, each)
 		want += each * int(cfg.Partitions)
-		r := run(t, cfg, l.diligent("m"), ConsumerHooks{})
+		before := generation.Load()
+		r := run(t, cfg, func(ctx context.Context, c stream.Claim) error {
+			if c.Generation() <= before {
+				t.Errorf("round %d: a claim of generation %d after %d", round, c.Generation(), before)
+			}
+			generation.Store(c.Generation())
+			return l.diligent("m")(ctx, c)
+		}, ConsumerHooks{})
 		awaitCompletions(t, l, want)
 		began := time.Now()
 		r.stop(t)
