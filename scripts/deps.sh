@@ -7,8 +7,8 @@ export LC_ALL=C
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 recipes=$here/deps
 cache=${PERSEID_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/perseid}
-parts=(redis kafka discovery browser npm-ws)
-servers=(redis kafka discovery)
+parts=(redis kafka mariadb discovery browser npm-ws)
+servers=(redis kafka mariadb discovery)
 ws_version=8.23.0
 
 # shellcheck source-path=SCRIPTDIR source=deps/install.bash
@@ -26,8 +26,9 @@ usage: scripts/deps.sh COMMAND
   start DIR [SERVER...]     start servers (default: all) with data below DIR; writes
                             DIR/env (PERSEID_TEST_<SERVER>=127.0.0.1:port) and DIR/<server>.pid
   stop DIR                  stop what "start DIR" started
-  run SERVER DIR PORT [PORT2|REDIS-OPTION...]
-                            become the server, in the foreground (kafka: PORT2 is its controller's)
+  run SERVER DIR PORT [PORT2|OPTION...]
+                            become the server, in the foreground (kafka: PORT2 is its controller's;
+                            redis, mariadb: more options of the server)
   guard DIR                 for internal/testdeps: read "add PID" and "del PID"; at the end of
                             the input kill what is left and remove DIR
   help                      this text
@@ -35,6 +36,9 @@ usage: scripts/deps.sh COMMAND
 parts:   ${parts[*]}
 servers: ${servers[*]}
 cache:   $cache   (PERSEID_CACHE; nothing outside it is written but Debian packages)
+
+MariaDB's user is root, without a password; it has no database until a client
+creates one.
 
 Environment: PERSEID_KAFKA_HEAP  the heap of the broker (default 256m)
 EOF

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests of PKGS (default ./...) with the real servers they need:
-# installs those (scripts/deps.sh), starts the shared broker, runs go vet and
+# installs those (scripts/deps.sh), starts the shared ones, runs go vet and
 # go test -race -shuffle=on, and says last what was skipped and why. Arguments
 # go to go test. Works on a bare machine with Go.
 set -euo pipefail
@@ -37,11 +37,16 @@ race() {
   fi
 }
 
-# One broker for all test binaries; Redis and discovery are started by the tests
-# themselves, each its own.
-start_broker() {
-  [[ -z ${PERSEID_TEST_KAFKA:-} ]] && scripts/deps.sh path kafka >/dev/null 2>&1 || return 0
-  scripts/deps.sh start "$work/servers" kafka
+# One broker and one MariaDB for all test binaries; Redis and discovery are
+# started by the tests themselves, each its own.
+start_shared() {
+  local server variable wanted=()
+  for server in kafka mariadb; do
+    variable=PERSEID_TEST_${server^^}
+    [[ -z ${!variable:-} ]] && scripts/deps.sh path "$server" >/dev/null 2>&1 && wanted+=("$server")
+  done
+  [[ ${#wanted[@]} -gt 0 ]] || return 0
+  scripts/deps.sh start "$work/servers" "${wanted[@]}"
   set -a
   # shellcheck source=/dev/null
   source "$work/servers/env"
@@ -61,7 +66,7 @@ race=$(race)
 # A part that cannot be had skips tests, which then say so.
 scripts/deps.sh install || true
 scripts/deps.sh missing | sed 's/^/skipped what needs /' >>"$skips"
-start_broker
+start_shared
 
 code=0
 go vet "${packages[@]}" || code=1

@@ -1,6 +1,6 @@
 // Package testdeps gives a test the real servers and clients it needs: Redis,
-// Kafka, the bilibili/discovery server, npm's ws and a browser. It is imported
-// by tests only.
+// Kafka, MariaDB, the bilibili/discovery server, npm's ws and a browser. It is
+// imported by tests only.
 //
 // scripts/deps.sh installs the parts and knows every command line; this package
 // starts them, waits until they do real work, and ends them. A part that this
@@ -9,9 +9,9 @@
 // # Ownership
 //
 // A [Server] or [Process] belongs to the test that asked for it and dies in its
-// cleanup. The broker behind [Kafka] belongs to the test binary: it starts with
-// the first call and is shared, so a test isolates itself by [NewTopic] and by
-// its own group names.
+// cleanup. The broker behind [Kafka] and the server behind [MariaDB] belong to the
+// test binary: they start with the first call and are shared, so a test isolates
+// itself by [NewTopic] and its own group names, and by [Database].
 //
 // # Concurrency
 //
@@ -31,6 +31,7 @@
 //
 //   - PERSEID_TEST_KAFKA: a running broker's address, used by [Kafka] instead of
 //     starting one ("deps.sh start" writes it).
+//   - PERSEID_TEST_MARIADB: the same for [MariaDB].
 //   - PERSEID_TEST_SKIPS: a file that gets one line for each skipped test.
 //   - PERSEID_TEST_REQUIRE=1: a missing part fails the test.
 //   - PERSEID_CACHE, PERSEID_KAFKA_HEAP: see scripts/deps.sh help.

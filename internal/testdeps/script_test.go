@@ -53,8 +53,8 @@ func contentOf(t *testing.T, dir, name string) string {
 func TestScriptStartsAndStopsTheServers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	env := startAll(t, dir, "redis", "kafka", "discovery")
-	if len(env) != 3 {
+	env := startAll(t, dir, "redis", "kafka", "mariadb", "discovery")
+	if len(env) != 4 {
 		t.Fatalf("env = %v", env)
 	}
 	if _, err := dialRedis(t, env["PERSEID_TEST_REDIS"]).Do("PING"); err != nil {
@@ -65,8 +65,11 @@ func TestScriptStartsAndStopsTheServers(t *testing.T) {
 	if !discoveryReady(s) {
 		t.Error("discovery does not answer")
 	}
+	if !greets(env["PERSEID_TEST_MARIADB"]) {
+		t.Error("mariadb does not answer")
+	}
 	var pids []string
-	for _, server := range []string{"redis", "kafka", "discovery"} {
+	for _, server := range []string{"redis", "kafka", "mariadb", "discovery"} {
 		pids = append(pids, contentOf(t, dir, server+".pid"))
 	}
 	if out, err := deps(t, "start", dir, "redis"); err == nil || !strings.Contains(out, "already runs") {

@@ -141,6 +141,7 @@ func TestAFailedStartShowsTheLog(t *testing.T) {
 func TestRunningServersNeedNoGoroutine(t *testing.T) {
 	Redis(t)
 	Kafka(t)
+	MariaDB(t)
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
 	self := fmt.Sprintf("%s(", "TestRunningServersNeedNoGoroutine")

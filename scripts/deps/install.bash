@@ -11,11 +11,15 @@ stamped() { # stamped PART FILE...: the cache folder of this version of PART
 
 kafka_home() { stamped kafka "$recipes/kafka/pom.xml"; }
 discovery_home() { stamped discovery "$here/../go.mod"; } # the server is a tool of the module
+mariadb_home() { echo "$cache/mariadb-$("$(mariadb_binary)" --version | sha256sum | head -c 12)"; }
 npm_ws_home() { echo "$cache/npm-ws-$ws_version"; }
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
 browser_binary() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+
+# Debian has it where only root's PATH goes.
+mariadb_binary() { PATH=$PATH:/usr/sbin command -v mariadbd; }
 
 # part_path PART: prints where PART is; fails when it is not usable.
 part_path() {
@@ -25,6 +29,7 @@ part_path() {
     browser) browser_binary ;;
     # KAFKA_ARCHIVE: the start during its own installation.
     kafka) home=$(kafka_home) && has java && [[ -f $home/complete || -n ${KAFKA_ARCHIVE:-} ]] && echo "$home" ;;
+    mariadb) mariadb_binary >/dev/null && home=$(mariadb_home) && [[ -f $home/complete ]] && mariadb_binary ;;
     discovery) home=$(discovery_home) && [[ -f $home/complete ]] && echo "$home/discovery" ;;
     npm-ws) home=$(npm_ws_home) && has node && [[ -f $home/complete ]] && echo "$home/node_modules" ;;
   esac
@@ -159,6 +164,19 @@ archive_kafka_classes() {
     return 1
   fi
   stop_servers "$dir" && rm -rf "$dir"
+}
+
+# The package without the service: nothing of it runs by itself. Its tool makes
+# the data folder that every start copies.
+install_mariadb() {
+  local home
+  need mariadb mariadb-install-db mariadb-server-core || return
+  need mariadb my_print_defaults mariadb-client-core || return # a tool of that tool
+  home=$(mariadb_home)
+  rm -rf "$home" && mkdir -p "$home"
+  mariadb-install-db --no-defaults --datadir="$home/formatted" --user="$(id -un)" \
+    --auth-root-authentication-method=normal --skip-test-db --skip-name-resolve \
+    --innodb-log-file-size=8M && touch "$home/complete"
 }
 
 install_discovery() {
