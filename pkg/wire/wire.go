@@ -39,7 +39,7 @@ const (
 // Op is the operation of a packet.
 type Op = int32
 
-// Operations 0-17 are goim's; 18-30 are version 2. Application operations
+// Operations 0-17 are goim's; 18-31 are version 2. Application operations
 // start at 1000.
 const (
 	OpHeartbeat       Op = 2
@@ -69,6 +69,7 @@ const (
 	OpHistory         Op = 28
 	OpHistoryReply    Op = 29
 	OpHint            Op = 30
+	OpRevoke          Op = 31 // stored push: a message of the timeline was taken back
 
 	// MinAppOp is the first operation that belongs to the application.
 	MinAppOp Op = 1000
