@@ -273,6 +273,9 @@ type UserArchive interface {
 	Clear(ctx context.Context, mid int64, tl message.Timeline, upTo uint64) error
 	// Range of mid in tl; zero = everything.
 	Range(ctx context.Context, mid int64, tl message.Timeline) (Range, error)
+	// Views are what mid may see, parallel to asks, in few queries for all. The
+	// caller keeps To - From at MaxPageEntries or below.
+	Views(ctx context.Context, mid int64, asks []ViewAsk) ([]View, error)
 	// Retain deletes rows of tl up to floor and raises the floor, in steps of at
 	// most MaxWriteRows; more tells that there are more. The last Recent(tl) rows
 	// lose only their bodies: a Seed needs the rest.
@@ -280,6 +283,19 @@ type UserArchive interface {
 	// Older lists timelines that have rows accepted before beforeMS, with the
 	// highest such seq, after a name, at most limit.
 	Older(ctx context.Context, after message.Timeline, beforeMS int64, limit int) ([]Top, error)
+}
+
+// ViewAsk asks for hidden positions with From < seq <= To.
+type ViewAsk struct {
+	Timeline message.Timeline
+	From, To uint64
+}
+
+// View is what a user may see of a timeline.
+type View struct {
+	Range  Range
+	Member bool     // now
+	Hidden []uint64 // by Hide, ascending
 }
 
 // MemberArchive is durable membership.

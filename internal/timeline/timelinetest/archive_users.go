@@ -105,6 +105,28 @@ func (a *Archive) Range(ctx context.Context, mid int64, tl message.Timeline) (r 
 	return r, err
 }
 
+// Views are what mid may see; see timeline.UserArchive.
+func (a *Archive) Views(ctx context.Context, mid int64, asks []timeline.ViewAsk) (views []timeline.View, err error) {
+	err = a.call(ctx, "Views", func() error {
+		views = make([]timeline.View, len(asks))
+		for i, ask := range asks {
+			at := userTimeline{mid, ask.Timeline}
+			_, member := a.members[ask.Timeline][mid]
+			views[i] = timeline.View{Range: a.ranges[at], Member: member}
+			for _, seq := range slices.Sorted(maps.Keys(a.hidden[at])) {
+				if seq > ask.From && seq <= ask.To {
+					views[i].Hidden = append(views[i].Hidden, seq)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return views, nil
+}
+
 // Retain deletes old rows; see timeline.UserArchive.
 func (a *Archive) Retain(ctx context.Context, tl message.Timeline, floor uint64) (more bool, err error) {
 	err = a.call(ctx, "Retain", func() error {
