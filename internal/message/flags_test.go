@@ -1,6 +1,9 @@
 package message
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestKindNamesRoundTrip(t *testing.T) {
 	for k := None; k <= System; k++ {
@@ -40,7 +43,8 @@ func TestDefaultsByKind(t *testing.T) {
 }
 
 func TestStoredTargets(t *testing.T) {
-	for target, want := range map[Target]bool{ToKey("k"): false, ToUser(1): true, ToRoom("live://1"): true, ToAll(3): true} {
+	for target, want := range map[Target]bool{ToKey("k"): false, ToUser(1): true, ToRoom("live://1"): true, ToAll(3): true,
+		ToRoom("live://" + strings.Repeat("x", 246)): true, ToRoom("live://" + strings.Repeat("x", 247)): false} {
 		if got := target.Timeline().CanStore(); got != want {
 			t.Errorf("%s: %v", target.Timeline(), got)
 		}

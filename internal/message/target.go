@@ -80,8 +80,12 @@ func (t Target) Timeline() Timeline {
 func Inbox(mid int64) Timeline { return ToUser(mid).Timeline() }
 
 // CanStore tells whether messages of the timeline can be kept: a connection key
-// has no timeline that outlives the connection.
+// has no timeline that outlives the connection, and the position extension of
+// the client protocol has a byte for the length of the name.
 func (tl Timeline) CanStore() bool {
+	if len(tl) > 255 {
+		return false
+	}
 	if _, room := tl.Room(); room {
 		return true
 	}

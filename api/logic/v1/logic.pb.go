@@ -3632,7 +3632,9 @@ type PublishItem struct {
 	FlagsSet uint32 `protobuf:"varint,6,opt,name=flags_set,json=flagsSet,proto3" json:"flags_set,omitempty"`
 	Payload  []byte `protobuf:"bytes,7,opt,name=payload,proto3" json:"payload,omitempty"`
 	// in_room: the session is in the room now.
-	InRoom        bool `protobuf:"varint,8,opt,name=in_room,json=inRoom,proto3" json:"in_room,omitempty"`
+	InRoom bool `protobuf:"varint,8,opt,name=in_room,json=inRoom,proto3" json:"in_room,omitempty"`
+	// kind is message.Kind; 0 = chat. Others than chat and signal are refused.
+	Kind          uint32 `protobuf:"varint,9,opt,name=kind,proto3" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3721,6 +3723,13 @@ func (x *PublishItem) GetInRoom() bool {
 		return x.InRoom
 	}
 	return false
+}
+
+func (x *PublishItem) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
 }
 
 // PublishReply is parallel to the items.
@@ -3835,6 +3844,104 @@ func (x *PublishResult) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+type TopsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Timelines     []string               `protobuf:"bytes,1,rep,name=timelines,proto3" json:"timelines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopsRequest) Reset() {
+	*x = TopsRequest{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopsRequest) ProtoMessage() {}
+
+func (x *TopsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopsRequest.ProtoReflect.Descriptor instead.
+func (*TopsRequest) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *TopsRequest) GetTimelines() []string {
+	if x != nil {
+		return x.Timelines
+	}
+	return nil
+}
+
+// TopsReply has the timelines that have a position, in no order. stored is
+// false when this logic keeps no timelines at all: nobody needs to ask again.
+type TopsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tops          []*Top                 `protobuf:"bytes,1,rep,name=tops,proto3" json:"tops,omitempty"`
+	Stored        bool                   `protobuf:"varint,2,opt,name=stored,proto3" json:"stored,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopsReply) Reset() {
+	*x = TopsReply{}
+	mi := &file_api_logic_v1_logic_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopsReply) ProtoMessage() {}
+
+func (x *TopsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_api_logic_v1_logic_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopsReply.ProtoReflect.Descriptor instead.
+func (*TopsReply) Descriptor() ([]byte, []int) {
+	return file_api_logic_v1_logic_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *TopsReply) GetTops() []*Top {
+	if x != nil {
+		return x.Tops
+	}
+	return nil
+}
+
+func (x *TopsReply) GetStored() bool {
+	if x != nil {
+		return x.Stored
+	}
+	return false
 }
 
 var File_api_logic_v1_logic_proto protoreflect.FileDescriptor
@@ -4120,7 +4227,7 @@ const file_api_logic_v1_logic_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05moved\x18\x04 \x01(\bR\x05moved\"E\n" +
 	"\x0ePublishRequest\x123\n" +
-	"\x05items\x18\x01 \x03(\v2\x1d.perseid.logic.v1.PublishItemR\x05items\"\xe9\x01\n" +
+	"\x05items\x18\x01 \x03(\v2\x1d.perseid.logic.v1.PublishItemR\x05items\"\xfd\x01\n" +
 	"\vPublishItem\x120\n" +
 	"\x06reader\x18\x01 \x01(\v2\x18.perseid.logic.v1.ReaderR\x06reader\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x0e\n" +
@@ -4129,18 +4236,24 @@ const file_api_logic_v1_logic_proto_rawDesc = "" +
 	"\x05flags\x18\x05 \x01(\rR\x05flags\x12\x1b\n" +
 	"\tflags_set\x18\x06 \x01(\rR\bflagsSet\x12\x18\n" +
 	"\apayload\x18\a \x01(\fR\apayload\x12\x17\n" +
-	"\ain_room\x18\b \x01(\bR\x06inRoom\"I\n" +
+	"\ain_room\x18\b \x01(\bR\x06inRoom\x12\x12\n" +
+	"\x04kind\x18\t \x01(\rR\x04kind\"I\n" +
 	"\fPublishReply\x129\n" +
 	"\aresults\x18\x01 \x03(\v2\x1f.perseid.logic.v1.PublishResultR\aresults\"v\n" +
 	"\rPublishResult\x12\"\n" +
 	"\rclient_msg_id\x18\x01 \x01(\tR\vclientMsgId\x12\x15\n" +
 	"\x06msg_id\x18\x02 \x01(\fR\x05msgId\x12\x12\n" +
 	"\x04code\x18\x03 \x01(\rR\x04code\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason*5\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"+\n" +
+	"\vTopsRequest\x12\x1c\n" +
+	"\ttimelines\x18\x01 \x03(\tR\ttimelines\"N\n" +
+	"\tTopsReply\x12)\n" +
+	"\x04tops\x18\x01 \x03(\v2\x15.perseid.logic.v1.TopR\x04tops\x12\x16\n" +
+	"\x06stored\x18\x02 \x01(\bR\x06stored*5\n" +
 	"\vArchiveMode\x12\a\n" +
 	"\x03OFF\x10\x00\x12\x0f\n" +
 	"\vBEST_EFFORT\x10\x01\x12\f\n" +
-	"\bREQUIRED\x10\x022\xd9\a\n" +
+	"\bREQUIRED\x10\x022\x9d\b\n" +
 	"\x05Logic\x12K\n" +
 	"\aConnect\x12 .perseid.logic.v1.ConnectRequest\x1a\x1e.perseid.logic.v1.ConnectReply\x12T\n" +
 	"\n" +
@@ -4156,7 +4269,8 @@ const file_api_logic_v1_logic_proto_rawDesc = "" +
 	"\aHistory\x12 .perseid.logic.v1.HistoryRequest\x1a\x1e.perseid.logic.v1.HistoryReply\x12?\n" +
 	"\x03Ack\x12\x1c.perseid.logic.v1.AckRequest\x1a\x1a.perseid.logic.v1.AckReply\x12B\n" +
 	"\x04Read\x12\x1d.perseid.logic.v1.ReadRequest\x1a\x1b.perseid.logic.v1.ReadReply\x12K\n" +
-	"\aPublish\x12 .perseid.logic.v1.PublishRequest\x1a\x1e.perseid.logic.v1.PublishReplyB4Z2github.com/perseid-im/perseid/api/logic/v1;logicv1b\x06proto3"
+	"\aPublish\x12 .perseid.logic.v1.PublishRequest\x1a\x1e.perseid.logic.v1.PublishReply\x12B\n" +
+	"\x04Tops\x12\x1d.perseid.logic.v1.TopsRequest\x1a\x1b.perseid.logic.v1.TopsReplyB4Z2github.com/perseid-im/perseid/api/logic/v1;logicv1b\x06proto3"
 
 var (
 	file_api_logic_v1_logic_proto_rawDescOnce sync.Once
@@ -4171,7 +4285,7 @@ func file_api_logic_v1_logic_proto_rawDescGZIP() []byte {
 }
 
 var file_api_logic_v1_logic_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_api_logic_v1_logic_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_api_logic_v1_logic_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_api_logic_v1_logic_proto_goTypes = []any{
 	(ArchiveMode)(0),          // 0: perseid.logic.v1.ArchiveMode
 	(RouteReply_Status)(0),    // 1: perseid.logic.v1.RouteReply.Status
@@ -4230,8 +4344,10 @@ var file_api_logic_v1_logic_proto_goTypes = []any{
 	(*PublishItem)(nil),       // 54: perseid.logic.v1.PublishItem
 	(*PublishReply)(nil),      // 55: perseid.logic.v1.PublishReply
 	(*PublishResult)(nil),     // 56: perseid.logic.v1.PublishResult
-	nil,                       // 57: perseid.logic.v1.RefreshRequest.RoomsEntry
-	nil,                       // 58: perseid.logic.v1.RefreshReply.RoomCountsEntry
+	(*TopsRequest)(nil),       // 57: perseid.logic.v1.TopsRequest
+	(*TopsReply)(nil),         // 58: perseid.logic.v1.TopsReply
+	nil,                       // 59: perseid.logic.v1.RefreshRequest.RoomsEntry
+	nil,                       // 60: perseid.logic.v1.RefreshReply.RoomCountsEntry
 }
 var file_api_logic_v1_logic_proto_depIdxs = []int32{
 	5,  // 0: perseid.logic.v1.ConnectRequest.node:type_name -> perseid.logic.v1.Node
@@ -4244,9 +4360,9 @@ var file_api_logic_v1_logic_proto_depIdxs = []int32{
 	5,  // 7: perseid.logic.v1.RefreshRequest.node:type_name -> perseid.logic.v1.Node
 	17, // 8: perseid.logic.v1.RefreshRequest.info:type_name -> perseid.logic.v1.NodeInfo
 	13, // 9: perseid.logic.v1.RefreshRequest.sessions:type_name -> perseid.logic.v1.Session
-	57, // 10: perseid.logic.v1.RefreshRequest.rooms:type_name -> perseid.logic.v1.RefreshRequest.RoomsEntry
+	59, // 10: perseid.logic.v1.RefreshRequest.rooms:type_name -> perseid.logic.v1.RefreshRequest.RoomsEntry
 	16, // 11: perseid.logic.v1.RefreshRequest.shares:type_name -> perseid.logic.v1.BroadcastShare
-	58, // 12: perseid.logic.v1.RefreshReply.room_counts:type_name -> perseid.logic.v1.RefreshReply.RoomCountsEntry
+	60, // 12: perseid.logic.v1.RefreshReply.room_counts:type_name -> perseid.logic.v1.RefreshReply.RoomCountsEntry
 	5,  // 13: perseid.logic.v1.LeaveRequest.node:type_name -> perseid.logic.v1.Node
 	24, // 14: perseid.logic.v1.RouteRequest.items:type_name -> perseid.logic.v1.RouteItem
 	22, // 15: perseid.logic.v1.RouteRequest.fold:type_name -> perseid.logic.v1.Fold
@@ -4289,37 +4405,40 @@ var file_api_logic_v1_logic_proto_depIdxs = []int32{
 	54, // 52: perseid.logic.v1.PublishRequest.items:type_name -> perseid.logic.v1.PublishItem
 	39, // 53: perseid.logic.v1.PublishItem.reader:type_name -> perseid.logic.v1.Reader
 	56, // 54: perseid.logic.v1.PublishReply.results:type_name -> perseid.logic.v1.PublishResult
-	6,  // 55: perseid.logic.v1.Logic.Connect:input_type -> perseid.logic.v1.ConnectRequest
-	12, // 56: perseid.logic.v1.Logic.Disconnect:input_type -> perseid.logic.v1.DisconnectRequest
-	15, // 57: perseid.logic.v1.Logic.Refresh:input_type -> perseid.logic.v1.RefreshRequest
-	19, // 58: perseid.logic.v1.Logic.Leave:input_type -> perseid.logic.v1.LeaveRequest
-	21, // 59: perseid.logic.v1.Logic.Route:input_type -> perseid.logic.v1.RouteRequest
-	32, // 60: perseid.logic.v1.Logic.TakeFence:input_type -> perseid.logic.v1.TakeFenceRequest
-	33, // 61: perseid.logic.v1.Logic.RaiseFence:input_type -> perseid.logic.v1.RaiseFenceRequest
-	35, // 62: perseid.logic.v1.Logic.Archive:input_type -> perseid.logic.v1.ArchiveRequest
-	40, // 63: perseid.logic.v1.Logic.Sync:input_type -> perseid.logic.v1.SyncRequest
-	44, // 64: perseid.logic.v1.Logic.History:input_type -> perseid.logic.v1.HistoryRequest
-	46, // 65: perseid.logic.v1.Logic.Ack:input_type -> perseid.logic.v1.AckRequest
-	51, // 66: perseid.logic.v1.Logic.Read:input_type -> perseid.logic.v1.ReadRequest
-	53, // 67: perseid.logic.v1.Logic.Publish:input_type -> perseid.logic.v1.PublishRequest
-	8,  // 68: perseid.logic.v1.Logic.Connect:output_type -> perseid.logic.v1.ConnectReply
-	14, // 69: perseid.logic.v1.Logic.Disconnect:output_type -> perseid.logic.v1.DisconnectReply
-	18, // 70: perseid.logic.v1.Logic.Refresh:output_type -> perseid.logic.v1.RefreshReply
-	20, // 71: perseid.logic.v1.Logic.Leave:output_type -> perseid.logic.v1.LeaveReply
-	27, // 72: perseid.logic.v1.Logic.Route:output_type -> perseid.logic.v1.RouteReply
-	34, // 73: perseid.logic.v1.Logic.TakeFence:output_type -> perseid.logic.v1.FenceReply
-	34, // 74: perseid.logic.v1.Logic.RaiseFence:output_type -> perseid.logic.v1.FenceReply
-	38, // 75: perseid.logic.v1.Logic.Archive:output_type -> perseid.logic.v1.ArchiveReply
-	41, // 76: perseid.logic.v1.Logic.Sync:output_type -> perseid.logic.v1.SyncReply
-	45, // 77: perseid.logic.v1.Logic.History:output_type -> perseid.logic.v1.HistoryReply
-	48, // 78: perseid.logic.v1.Logic.Ack:output_type -> perseid.logic.v1.AckReply
-	52, // 79: perseid.logic.v1.Logic.Read:output_type -> perseid.logic.v1.ReadReply
-	55, // 80: perseid.logic.v1.Logic.Publish:output_type -> perseid.logic.v1.PublishReply
-	68, // [68:81] is the sub-list for method output_type
-	55, // [55:68] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	10, // 55: perseid.logic.v1.TopsReply.tops:type_name -> perseid.logic.v1.Top
+	6,  // 56: perseid.logic.v1.Logic.Connect:input_type -> perseid.logic.v1.ConnectRequest
+	12, // 57: perseid.logic.v1.Logic.Disconnect:input_type -> perseid.logic.v1.DisconnectRequest
+	15, // 58: perseid.logic.v1.Logic.Refresh:input_type -> perseid.logic.v1.RefreshRequest
+	19, // 59: perseid.logic.v1.Logic.Leave:input_type -> perseid.logic.v1.LeaveRequest
+	21, // 60: perseid.logic.v1.Logic.Route:input_type -> perseid.logic.v1.RouteRequest
+	32, // 61: perseid.logic.v1.Logic.TakeFence:input_type -> perseid.logic.v1.TakeFenceRequest
+	33, // 62: perseid.logic.v1.Logic.RaiseFence:input_type -> perseid.logic.v1.RaiseFenceRequest
+	35, // 63: perseid.logic.v1.Logic.Archive:input_type -> perseid.logic.v1.ArchiveRequest
+	40, // 64: perseid.logic.v1.Logic.Sync:input_type -> perseid.logic.v1.SyncRequest
+	44, // 65: perseid.logic.v1.Logic.History:input_type -> perseid.logic.v1.HistoryRequest
+	46, // 66: perseid.logic.v1.Logic.Ack:input_type -> perseid.logic.v1.AckRequest
+	51, // 67: perseid.logic.v1.Logic.Read:input_type -> perseid.logic.v1.ReadRequest
+	53, // 68: perseid.logic.v1.Logic.Publish:input_type -> perseid.logic.v1.PublishRequest
+	57, // 69: perseid.logic.v1.Logic.Tops:input_type -> perseid.logic.v1.TopsRequest
+	8,  // 70: perseid.logic.v1.Logic.Connect:output_type -> perseid.logic.v1.ConnectReply
+	14, // 71: perseid.logic.v1.Logic.Disconnect:output_type -> perseid.logic.v1.DisconnectReply
+	18, // 72: perseid.logic.v1.Logic.Refresh:output_type -> perseid.logic.v1.RefreshReply
+	20, // 73: perseid.logic.v1.Logic.Leave:output_type -> perseid.logic.v1.LeaveReply
+	27, // 74: perseid.logic.v1.Logic.Route:output_type -> perseid.logic.v1.RouteReply
+	34, // 75: perseid.logic.v1.Logic.TakeFence:output_type -> perseid.logic.v1.FenceReply
+	34, // 76: perseid.logic.v1.Logic.RaiseFence:output_type -> perseid.logic.v1.FenceReply
+	38, // 77: perseid.logic.v1.Logic.Archive:output_type -> perseid.logic.v1.ArchiveReply
+	41, // 78: perseid.logic.v1.Logic.Sync:output_type -> perseid.logic.v1.SyncReply
+	45, // 79: perseid.logic.v1.Logic.History:output_type -> perseid.logic.v1.HistoryReply
+	48, // 80: perseid.logic.v1.Logic.Ack:output_type -> perseid.logic.v1.AckReply
+	52, // 81: perseid.logic.v1.Logic.Read:output_type -> perseid.logic.v1.ReadReply
+	55, // 82: perseid.logic.v1.Logic.Publish:output_type -> perseid.logic.v1.PublishReply
+	58, // 83: perseid.logic.v1.Logic.Tops:output_type -> perseid.logic.v1.TopsReply
+	70, // [70:84] is the sub-list for method output_type
+	56, // [56:70] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_api_logic_v1_logic_proto_init() }
@@ -4338,7 +4457,7 @@ func file_api_logic_v1_logic_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_logic_v1_logic_proto_rawDesc), len(file_api_logic_v1_logic_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   54,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -35,6 +35,7 @@ const (
 	Logic_Ack_FullMethodName        = "/perseid.logic.v1.Logic/Ack"
 	Logic_Read_FullMethodName       = "/perseid.logic.v1.Logic/Read"
 	Logic_Publish_FullMethodName    = "/perseid.logic.v1.Logic/Publish"
+	Logic_Tops_FullMethodName       = "/perseid.logic.v1.Logic/Tops"
 )
 
 // LogicClient is the client API for Logic service.
@@ -72,6 +73,9 @@ type LogicClient interface {
 	Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (*ReadReply, error)
 	// Publish accepts messages from sessions.
 	Publish(ctx context.Context, in *PublishRequest, opts ...grpc.CallOption) (*PublishReply, error)
+	// Tops answers the newest positions of timelines, for join and heartbeat
+	// replies. It does not check who may read them.
+	Tops(ctx context.Context, in *TopsRequest, opts ...grpc.CallOption) (*TopsReply, error)
 }
 
 type logicClient struct {
@@ -215,6 +219,16 @@ func (c *logicClient) Publish(ctx context.Context, in *PublishRequest, opts ...g
 	return out, nil
 }
 
+func (c *logicClient) Tops(ctx context.Context, in *TopsRequest, opts ...grpc.CallOption) (*TopsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TopsReply)
+	err := c.cc.Invoke(ctx, Logic_Tops_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LogicServer is the server API for Logic service.
 // All implementations must embed UnimplementedLogicServer
 // for forward compatibility.
@@ -250,6 +264,9 @@ type LogicServer interface {
 	Read(context.Context, *ReadRequest) (*ReadReply, error)
 	// Publish accepts messages from sessions.
 	Publish(context.Context, *PublishRequest) (*PublishReply, error)
+	// Tops answers the newest positions of timelines, for join and heartbeat
+	// replies. It does not check who may read them.
+	Tops(context.Context, *TopsRequest) (*TopsReply, error)
 	mustEmbedUnimplementedLogicServer()
 }
 
@@ -298,6 +315,9 @@ func (UnimplementedLogicServer) Read(context.Context, *ReadRequest) (*ReadReply,
 }
 func (UnimplementedLogicServer) Publish(context.Context, *PublishRequest) (*PublishReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Publish not implemented")
+}
+func (UnimplementedLogicServer) Tops(context.Context, *TopsRequest) (*TopsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Tops not implemented")
 }
 func (UnimplementedLogicServer) mustEmbedUnimplementedLogicServer() {}
 func (UnimplementedLogicServer) testEmbeddedByValue()               {}
@@ -543,6 +563,24 @@ func _Logic_Publish_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Logic_Tops_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TopsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).Tops(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_Tops_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).Tops(ctx, req.(*TopsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Logic_ServiceDesc is the grpc.ServiceDesc for Logic service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -597,6 +635,10 @@ var Logic_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Publish",
 			Handler:    _Logic_Publish_Handler,
+		},
+		{
+			MethodName: "Tops",
+			Handler:    _Logic_Tops_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
