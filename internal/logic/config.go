@@ -16,6 +16,7 @@ type Config struct {
 	PresenceTimeout time.Duration `toml:"presence_timeout" doc:"deadline of one presence call; duration; 50ms to 30s"`
 	StateTimeout    time.Duration `toml:"state_timeout" doc:"how long a push may wait to learn who is online before it says unknown; duration; 10ms to 5s"`
 	AppendTimeout   time.Duration `toml:"append_timeout" doc:"deadline for making a push durable in the log; duration; 100ms to 1m"`
+	TimelineTimeout time.Duration `toml:"timeline_timeout" doc:"deadline of one call about stored messages, Redis and SQL together; below job.route_timeout; duration; 100ms to 1m"`
 	MaxBodyBytes    int           `toml:"max_body_bytes" doc:"largest body of a push; bytes; 1 to 16776704, at most the log's max_record_bytes less 512"`
 	MaxTargets      int           `toml:"max_targets" doc:"most targets of one push; count; 1 to 100000"`
 
@@ -56,6 +57,7 @@ func DefaultConfig() Config {
 		PresenceTimeout: 2 * time.Second,
 		StateTimeout:    200 * time.Millisecond,
 		AppendTimeout:   5 * time.Second,
+		TimelineTimeout: 4 * time.Second,
 		MaxBodyBytes:    999_488, // goim's 1,000,000 bytes of a Kafka record
 		MaxTargets:      1000,
 		Node: NodeConfig{
@@ -80,6 +82,7 @@ func (c *Config) Problems() []string {
 	p = durationIn(p, "presence_timeout", c.PresenceTimeout, 50*time.Millisecond, 30*time.Second)
 	p = durationIn(p, "state_timeout", c.StateTimeout, 10*time.Millisecond, 5*time.Second)
 	p = durationIn(p, "append_timeout", c.AppendTimeout, 100*time.Millisecond, time.Minute)
+	p = durationIn(p, "timeline_timeout", c.TimelineTimeout, 100*time.Millisecond, time.Minute)
 	p = numberIn(p, "max_body_bytes", c.MaxBodyBytes, 1, 16<<20-512)
 	p = numberIn(p, "max_targets", c.MaxTargets, 1, 100_000)
 	for _, s := range c.Node.Problems() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/perseid-im/perseid/internal/presence"
+	"github.com/perseid-im/perseid/internal/timeline"
 )
 
 // Routed answers a batch of queries from one moment after it was asked.
@@ -18,6 +19,8 @@ type Routed struct {
 type RoutedItem struct {
 	Locations []presence.Location
 	Offline   int // keys and mids without a live session
+	// Appended is parallel to the timelines of a stored item; nil for others.
+	Appended []timeline.Appended
 }
 
 // Route says which comets live and where the targets of queries are. A query
@@ -38,6 +41,55 @@ func (c *Core) Route(ctx context.Context, queries []presence.Query) (Routed, err
 		routed.Results[i] = routedItem(q, located.Results[i])
 	}
 	return routed, nil
+}
+
+// StoredQuery is a query of which the record may have to be appended first.
+type StoredQuery struct {
+	Query  presence.Query
+	Stored *timeline.Record // nil = transient
+}
+
+// RouteStored appends the stored records of items, in order, and then locates
+// the targets. In this order, because a session that is not located must find
+// the record by its first sync. With full, the results answer the items before
+// the first that found no space. Errors wrap those of Folding.
+func (c *Core) RouteStored(ctx context.Context, f timeline.Fold, items []StoredQuery) (routed Routed, full bool, err error) {
+	batch := timeline.Batch{Fold: f, Records: make([]timeline.Record, 0, len(items))}
+	for i := range items {
+		if r := items[i].Stored; r != nil {
+			batch.Records = append(batch.Records, *r)
+		}
+	}
+	appended, err := c.append(ctx, batch)
+	if err != nil {
+		return Routed{}, false, err
+	}
+	answered, next := len(items), 0
+	for i := range items {
+		if items[i].Stored == nil {
+			continue
+		}
+		if next == len(appended.Records) {
+			answered = i
+			break
+		}
+		next++
+	}
+	queries := make([]presence.Query, answered)
+	for i := range queries {
+		queries[i] = items[i].Query
+	}
+	if routed, err = c.Route(ctx, queries); err != nil {
+		return Routed{}, false, err
+	}
+	next = 0
+	for i := range routed.Results {
+		if items[i].Stored != nil {
+			routed.Results[i].Appended = appended.Records[next]
+			next++
+		}
+	}
+	return routed, answered < len(items), nil
 }
 
 // routedItem keeps each session once, however many of the keys and users of

@@ -56,6 +56,9 @@ func receive(stream grpc.BidiStreamingServer[logicv1.RouteRequest, logicv1.Route
 }
 
 func (s *Service) route(stream grpc.ServerStream, r *logicv1.RouteRequest) *logicv1.RouteReply {
+	if r.GetFold() != nil {
+		return s.routeStored(stream.Context(), r)
+	}
 	queries := make([]presence.Query, len(r.GetItems()))
 	for i, item := range r.GetItems() {
 		queries[i] = presence.Query{Keys: item.GetKeys(), Mids: item.GetMids()}
@@ -84,6 +87,9 @@ func routeReply(routed logic.Routed) *logicv1.RouteReply {
 			result.Locations = append(result.Locations, &logicv1.Location{
 				Node: uint32(at.Node), Session: at.Session, Target: uint32(at.Target),
 			})
+		}
+		if item.Appended != nil {
+			result.Appended = appendedReply(item.Appended)
 		}
 		reply.Results[i] = result
 	}
