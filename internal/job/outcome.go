@@ -23,6 +23,8 @@ const (
 	Unreachable
 	// Canceled: the push to all was canceled before the comet got it.
 	Canceled
+	// Conflated: a later push to the room with the same conflate took its place.
+	Conflated
 
 	// Outcomes is the number of outcomes.
 	Outcomes = iota
@@ -31,7 +33,7 @@ const (
 // OutcomeNames are the values of the label outcome of perseid_dispatch_total,
 // indexed by Outcome.
 var OutcomeNames = [Outcomes]string{
-	"delivered", "not_here", "offline", "filtered", "slow", "repeat", "draining", "unreachable", "canceled",
+	"delivered", "not_here", "offline", "filtered", "slow", "repeat", "draining", "unreachable", "canceled", "conflated",
 }
 
 // String is the outcome as metrics spell it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/perseid-im/perseid/internal/message"
@@ -28,39 +29,50 @@ type TargetState struct {
 	State  State
 }
 
-// Accept makes a message durable for all targets and returns its id. The
-// error is a *Refusal, ErrDraining or ErrLogAway (wrapped). The log may keep
-// body, which nobody may write to any more.
+// Accept is AcceptMessage for a message of no kind from a backend. The log may
+// keep body, which nobody may write to any more.
 func (c *Core) Accept(ctx context.Context, op int32, flags message.Flags, body []byte, targets []message.Target) (message.ID, error) {
-	id, _, err := c.accept(ctx, op, flags, body, targets, false)
-	return id, err
+	m, err := c.AcceptMessage(ctx, message.Message{Op: op, Flags: flags, Body: body}, targets)
+	return m.ID, err
+}
+
+// AcceptMessage makes a message durable for all targets and returns it as it
+// was accepted: with a new ID if it had none, and the time. Its flags are
+// those of every target, as ResolveFlags gives them; with SenderSync the inbox
+// of the sender is a target more. The error is a *Refusal, ErrDraining or
+// ErrLogAway (wrapped); after ErrLogAway some targets may have it, and to
+// accept the same ID again brings it to the others.
+func (c *Core) AcceptMessage(ctx context.Context, m message.Message, targets []message.Target) (message.Message, error) {
+	m, _, err := c.accept(ctx, m, targets, false)
+	return m, err
 }
 
 // Push is Accept, and says for each distinct target, in the order of the
 // request, whether somebody was there. What it does not learn in time is
 // Unknown; that never delays or fails the push beyond the state deadline.
 func (c *Core) Push(ctx context.Context, op int32, flags message.Flags, body []byte, targets []message.Target) (message.ID, []TargetState, error) {
-	return c.accept(ctx, op, flags, body, targets, true)
+	m, known, err := c.accept(ctx, message.Message{Op: op, Flags: flags, Body: body}, targets, true)
+	return m.ID, known, err
 }
 
-func (c *Core) accept(ctx context.Context, op int32, flags message.Flags, body []byte, targets []message.Target, states bool) (message.ID, []TargetState, error) {
-	id, known, err := c.appendOne(ctx, op, flags, body, targets, states)
+func (c *Core) accept(ctx context.Context, m message.Message, targets []message.Target, states bool) (message.Message, []TargetState, error) {
+	m, known, err := c.appendOne(ctx, m, targets, states)
 	c.metrics.accept.Inc(acceptResult(err))
-	return id, known, err
+	return m, known, err
 }
 
-func (c *Core) appendOne(ctx context.Context, op int32, flags message.Flags, body []byte, targets []message.Target, states bool) (message.ID, []TargetState, error) {
+func (c *Core) appendOne(ctx context.Context, m message.Message, targets []message.Target, states bool) (message.Message, []TargetState, error) {
 	if c.draining.Load() {
-		return message.ID{}, nil, ErrDraining
+		return message.Message{}, nil, ErrDraining
 	}
-	targets, err := c.check(flags, body, targets)
+	targets, err := c.check(&m, targets)
 	if err != nil {
-		return message.ID{}, nil, err
+		return message.Message{}, nil, err
 	}
-	nowMS := c.now().UnixMilli()
-	id, err := message.NewID(nowMS, c.random)
-	if err != nil {
-		return message.ID{}, nil, fmt.Errorf("accept: %w", err)
+	if m.AcceptedMS = c.now().UnixMilli(); m.ID == (message.ID{}) {
+		if m.ID, err = message.NewID(m.AcceptedMS, c.random); err != nil {
+			return message.Message{}, nil, fmt.Errorf("accept: %w", err)
+		}
 	}
 
 	// States are read beside the append: a slow presence costs no time unless
@@ -70,7 +82,6 @@ func (c *Core) appendOne(ctx context.Context, op int32, flags message.Flags, bod
 		known = make(chan []TargetState, 1)
 		go func() { known <- c.safeStates(ctx, targets) }()
 	}
-	m := message.Message{ID: id, Op: op, Flags: flags, AcceptedMS: nowMS, Body: body}
 	err = c.appendWithin(ctx, m, targets)
 	var result []TargetState
 	if states {
@@ -78,39 +89,67 @@ func (c *Core) appendOne(ctx context.Context, op int32, flags message.Flags, bod
 	}
 	switch {
 	case errors.Is(err, stream.ErrTooLarge):
-		return message.ID{}, nil, &Refusal{TooLarge, err.Error()}
+		return message.Message{}, nil, &Refusal{TooLarge, err.Error()}
 	case err != nil:
-		return message.ID{}, nil, fmt.Errorf("accept %v: %w (%w)", id, ErrLogAway, err)
+		return message.Message{}, nil, fmt.Errorf("accept %v: %w (%w)", m.ID, ErrLogAway, err)
 	}
-	c.announce(ctx, id, targets)
-	return id, result, nil
+	c.announce(ctx, m.ID, targets)
+	return m, result, nil
 }
 
+// appendWithin appends the message, and after it the sender's copy: who sees
+// it in an own session knows that the receivers have it.
 func (c *Core) appendWithin(ctx context.Context, m message.Message, targets []message.Target) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AppendTimeout)
 	defer cancel()
-	return c.log.Append(ctx, m, targets)
+	if err := c.log.Append(ctx, m, targets); err != nil {
+		return err
+	}
+	if !m.Flags.Has(message.Store|message.SenderSync) || m.Sender <= 0 {
+		return nil
+	}
+	own := message.ToUser(m.Sender)
+	if slices.Contains(targets, own) {
+		return nil
+	}
+	m.Flags &^= message.Unread | message.OfflinePush
+	return c.log.Append(ctx, m, []message.Target{own})
 }
 
+// maxStoredTargets bounds the timelines of one stored message.
+const maxStoredTargets = 1000
+
 // check answers the distinct targets in their order, or a *Refusal.
-func (c *Core) check(flags message.Flags, body []byte, targets []message.Target) ([]message.Target, error) {
-	if flags&message.Store != 0 {
-		return nil, &Refusal{NotSupported, "store: messages cannot be stored yet, only pushed to who is online"}
+func (c *Core) check(m *message.Message, targets []message.Target) ([]message.Target, error) {
+	if len(m.Body) > c.cfg.MaxBodyBytes {
+		return nil, &Refusal{TooLarge, fmt.Sprintf("body of %d bytes: at most %d", len(m.Body), c.cfg.MaxBodyBytes)}
 	}
-	if len(body) > c.cfg.MaxBodyBytes {
-		return nil, &Refusal{TooLarge, fmt.Sprintf("body of %d bytes: at most %d", len(body), c.cfg.MaxBodyBytes)}
+	if err := checkNames(m); err != nil {
+		return nil, err
 	}
 	if len(targets) == 0 {
 		return nil, &Refusal{NoTargets, "no targets given: at least one"}
 	}
-	if len(targets) > c.cfg.MaxTargets {
-		return nil, &Refusal{TooManyTargets, fmt.Sprintf("%d targets: at most %d in one push", len(targets), c.cfg.MaxTargets)}
+	most := c.cfg.MaxTargets
+	if m.Flags.Has(message.Store) {
+		most = min(most, maxStoredTargets)
+	}
+	if len(targets) > most {
+		return nil, &Refusal{TooManyTargets, fmt.Sprintf("%d targets: at most %d in one push", len(targets), most)}
 	}
 	seen := make(map[message.Target]struct{}, len(targets))
 	distinct := make([]message.Target, 0, len(targets))
 	for i, t := range targets {
 		if err := CheckTarget(t); err != nil {
 			return nil, &Refusal{BadTarget, fmt.Sprintf("target %d: %v", i, err)}
+		}
+		if m.Flags.Has(message.Store) {
+			if err := c.canStore(t); err != nil {
+				return nil, err
+			}
+		}
+		if err := checkRoomOnly(m, t); err != nil {
+			return nil, err
 		}
 		// Two paces of one broadcast are one target.
 		identity := t
@@ -122,6 +161,39 @@ func (c *Core) check(flags message.Flags, body []byte, targets []message.Target)
 		distinct = append(distinct, t)
 	}
 	return distinct, nil
+}
+
+// checkRoomOnly refuses what would have no effect.
+func checkRoomOnly(m *message.Message, t message.Target) error {
+	switch {
+	case t.Kind == message.Room:
+	case m.Conflate != "":
+		return &Refusal{BadFlags, "conflate: only for rooms"}
+	case m.Flags.Has(message.Low):
+		return &Refusal{BadFlags, "priority low: only for rooms"}
+	}
+	return nil
+}
+
+// checkNames bounds what records and columns have room for.
+func checkNames(m *message.Message) error {
+	switch {
+	case m.Sender < 0:
+		return &Refusal{BadField, "sender: a user has a number of 1 or more"}
+	case m.ExpiresMS < 0:
+		return &Refusal{BadField, "expires_ms: 0 (never) or Unix milliseconds"}
+	case len(m.ClientID) > message.MaxClientIDBytes || !utf8.ValidString(m.ClientID):
+		return &Refusal{BadField, fmt.Sprintf("client_msg_id: at most %d bytes of UTF-8", message.MaxClientIDBytes)}
+	case len(m.Operator) > message.MaxAuditBytes || !utf8.ValidString(m.Operator):
+		return &Refusal{BadField, fmt.Sprintf("operator: at most %d bytes of UTF-8", message.MaxAuditBytes)}
+	case len(m.Source) > message.MaxAuditBytes || !utf8.ValidString(m.Source):
+		return &Refusal{BadField, fmt.Sprintf("source: at most %d bytes of UTF-8", message.MaxAuditBytes)}
+	case len(m.Conflate) > message.MaxConflateBytes || !utf8.ValidString(m.Conflate):
+		return &Refusal{BadField, fmt.Sprintf("conflate: at most %d bytes of UTF-8", message.MaxConflateBytes)}
+	case m.Conflate != "" && (m.Flags.Has(message.Store) || m.ClientID != ""):
+		return &Refusal{BadFlags, "conflate: not with store or client_msg_id; what a later message replaces is not kept"}
+	}
+	return nil
 }
 
 // MaxBodyBytes is the largest body that a push can have.

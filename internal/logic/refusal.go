@@ -14,6 +14,9 @@ const (
 	TooLarge       Reason = "too_large"
 	NotSupported   Reason = "not_supported"
 	BadLimit       Reason = "bad_limit"
+	BadField       Reason = "bad_field"
+	BadFlags       Reason = "bad_flags"
+	NoArchive      Reason = "no_archive"
 	UnknownPush    Reason = "unknown_push"
 )
 

@@ -18,8 +18,11 @@ const (
 	OfflinePush Flags = 1 << 3
 	// SenderSync puts it into the sender's own inbox, too.
 	SenderSync Flags = 1 << 4
-	// Urgent skips write merging.
+	// Urgent skips write merging: the priority "high" of the push API.
 	Urgent Flags = 1 << 5
+	// Low yields to others in a room that is behind, and is dropped there: the
+	// priority "low". No kind has it by default; Urgent goes before it.
+	Low Flags = 1 << 6
 )
 
 // Has tells whether all bits of f are set.

@@ -64,6 +64,7 @@ func DeriveID(scope, name string) ID {
 const (
 	MaxClientIDBytes = 64
 	MaxAuditBytes    = 32 // Operator and Source, each
+	MaxConflateBytes = 64
 )
 
 // Message is what was accepted from a caller.
@@ -78,7 +79,11 @@ type Message struct {
 	Source     string // entry it came through; for audit
 	AcceptedMS int64  // Unix milliseconds of logic's clock at accept
 	ExpiresMS  int64  // Unix milliseconds after which nobody gets it any more; 0 = never
-	Body       []byte
+	// Conflate names what the message is the newest state of, within a room: of
+	// the messages with one name that wait there only the latest is delivered.
+	// "" = nothing. Only transient messages without ClientID have one.
+	Conflate string
+	Body     []byte
 }
 
 // Expired tells whether the message is not worth delivering at nowMS. Its

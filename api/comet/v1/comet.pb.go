@@ -321,7 +321,10 @@ type Push struct {
 	Comets uint32 `protobuf:"varint,12,opt,name=comets,proto3" json:"comets,omitempty"`
 	// stored is set when the message has positions: version 2 sessions get it
 	// with the position extension, version 1 sessions as any other push.
-	Stored        *Stored `protobuf:"bytes,13,opt,name=stored,proto3" json:"stored,omitempty"`
+	Stored *Stored `protobuf:"bytes,13,opt,name=stored,proto3" json:"stored,omitempty"`
+	// conflate: of the pushes to a room with one name that wait, only the latest
+	// is delivered; "" = none.
+	Conflate      string `protobuf:"bytes,14,opt,name=conflate,proto3" json:"conflate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -445,6 +448,13 @@ func (x *Push) GetStored() *Stored {
 		return x.Stored
 	}
 	return nil
+}
+
+func (x *Push) GetConflate() string {
+	if x != nil {
+		return x.Conflate
+	}
+	return ""
 }
 
 // Stored says which position the message has for whom.
@@ -766,7 +776,10 @@ type PushResult struct {
 	Repeat    bool   `protobuf:"varint,6,opt,name=repeat,proto3" json:"repeat,omitempty"`
 	// canceled: sessions that an all-push with a speed did not reach because it
 	// was canceled before this comet got it.
-	Canceled      uint32 `protobuf:"varint,7,opt,name=canceled,proto3" json:"canceled,omitempty"`
+	Canceled uint32 `protobuf:"varint,7,opt,name=canceled,proto3" json:"canceled,omitempty"`
+	// conflated: sessions for which a later push with the same conflate took
+	// the place of this one.
+	Conflated     uint32 `protobuf:"varint,8,opt,name=conflated,proto3" json:"conflated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -846,6 +859,13 @@ func (x *PushResult) GetRepeat() bool {
 func (x *PushResult) GetCanceled() uint32 {
 	if x != nil {
 		return x.Canceled
+	}
+	return 0
+}
+
+func (x *PushResult) GetConflated() uint32 {
+	if x != nil {
+		return x.Conflated
 	}
 	return 0
 }
@@ -1216,7 +1236,7 @@ const file_api_comet_v1_comet_proto_rawDesc = "" +
 	"\x05lanes\x18\x04 \x01(\rR\x05lanes\x12 \n" +
 	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\"7\n" +
 	"\x05Batch\x12.\n" +
-	"\x06pushes\x18\x01 \x03(\v2\x16.perseid.comet.v1.PushR\x06pushes\"\xd0\x02\n" +
+	"\x06pushes\x18\x01 \x03(\v2\x16.perseid.comet.v1.PushR\x06pushes\"\xec\x02\n" +
 	"\x04Push\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\x05R\tpartition\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x0e\n" +
@@ -1232,7 +1252,8 @@ const file_api_comet_v1_comet_proto_rawDesc = "" +
 	" \x01(\bR\x03all\x12\x14\n" +
 	"\x05speed\x18\v \x01(\rR\x05speed\x12\x16\n" +
 	"\x06comets\x18\f \x01(\rR\x06comets\x120\n" +
-	"\x06stored\x18\r \x01(\v2\x18.perseid.comet.v1.StoredR\x06stored\"l\n" +
+	"\x06stored\x18\r \x01(\v2\x18.perseid.comet.v1.StoredR\x06stored\x12\x1a\n" +
+	"\bconflate\x18\x0e \x01(\tR\bconflate\"l\n" +
 	"\x06Stored\x12/\n" +
 	"\x06places\x18\x01 \x03(\v2\x17.perseid.comet.v1.PlaceR\x06places\x12\x19\n" +
 	"\bplace_of\x18\x02 \x03(\rR\aplaceOf\x12\x16\n" +
@@ -1249,7 +1270,7 @@ const file_api_comet_v1_comet_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\"E\n" +
 	"\vBatchResult\x126\n" +
-	"\aresults\x18\x01 \x03(\v2\x1c.perseid.comet.v1.PushResultR\aresults\"\xe0\x01\n" +
+	"\aresults\x18\x01 \x03(\v2\x1c.perseid.comet.v1.PushResultR\aresults\"\xfe\x01\n" +
 	"\n" +
 	"PushResult\x125\n" +
 	"\bsessions\x18\x01 \x03(\x0e2\x19.perseid.comet.v1.OutcomeR\bsessions\x12\x1c\n" +
@@ -1258,7 +1279,8 @@ const file_api_comet_v1_comet_proto_rawDesc = "" +
 	"\bfiltered\x18\x04 \x01(\rR\bfiltered\x12\x12\n" +
 	"\x04slow\x18\x05 \x01(\rR\x04slow\x12\x16\n" +
 	"\x06repeat\x18\x06 \x01(\bR\x06repeat\x12\x1a\n" +
-	"\bcanceled\x18\a \x01(\rR\bcanceled\"6\n" +
+	"\bcanceled\x18\a \x01(\rR\bcanceled\x12\x1c\n" +
+	"\tconflated\x18\b \x01(\rR\tconflated\"6\n" +
 	"\bRoomsAck\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\"\xcc\x01\n" +

@@ -109,8 +109,11 @@ type PushMsg struct {
 	ExpiresMs int64 `protobuf:"varint,23,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	// operator is who acted in the sender's name, source the entry it came
 	// through; both are kept for audit and mean nothing here.
-	Operator      string `protobuf:"bytes,24,opt,name=operator,proto3" json:"operator,omitempty"`
-	Source        string `protobuf:"bytes,25,opt,name=source,proto3" json:"source,omitempty"`
+	Operator string `protobuf:"bytes,24,opt,name=operator,proto3" json:"operator,omitempty"`
+	Source   string `protobuf:"bytes,25,opt,name=source,proto3" json:"source,omitempty"`
+	// conflate: of the pushes to a room with one name that wait, only the latest
+	// is delivered; "" = none.
+	Conflate      string `protobuf:"bytes,26,opt,name=conflate,proto3" json:"conflate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -264,11 +267,18 @@ func (x *PushMsg) GetSource() string {
 	return ""
 }
 
+func (x *PushMsg) GetConflate() string {
+	if x != nil {
+		return x.Conflate
+	}
+	return ""
+}
+
 var File_api_record_v1_record_proto protoreflect.FileDescriptor
 
 const file_api_record_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1aapi/record/v1/record.proto\x12\x11perseid.record.v1\"\xed\x03\n" +
+	"\x1aapi/record/v1/record.proto\x12\x11perseid.record.v1\"\x89\x04\n" +
 	"\aPushMsg\x123\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1f.perseid.record.v1.PushMsg.TypeR\x04type\x12\x1c\n" +
 	"\toperation\x18\x02 \x01(\x05R\toperation\x12\x14\n" +
@@ -288,7 +298,8 @@ const file_api_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"expires_ms\x18\x17 \x01(\x03R\texpiresMs\x12\x1a\n" +
 	"\boperator\x18\x18 \x01(\tR\boperator\x12\x16\n" +
-	"\x06source\x18\x19 \x01(\tR\x06source\")\n" +
+	"\x06source\x18\x19 \x01(\tR\x06source\x12\x1a\n" +
+	"\bconflate\x18\x1a \x01(\tR\bconflate\")\n" +
 	"\x04Type\x12\b\n" +
 	"\x04PUSH\x10\x00\x12\b\n" +
 	"\x04ROOM\x10\x01\x12\r\n" +

@@ -29,6 +29,7 @@ import (
 
 	cometv1 "github.com/perseid-im/perseid/api/comet/v1"
 	"github.com/perseid-im/perseid/internal/comet"
+	"github.com/perseid-im/perseid/internal/message"
 )
 
 // window is the number of batches of one stream that may wait for their end.
@@ -179,17 +180,29 @@ func pushesOf(batch *cometv1.Batch) ([]comet.Push, error) {
 		}
 		pushes[i] = comet.Push{
 			Partition: p.Partition, Offset: p.Offset, Op: p.Op, Body: p.Body,
+			Class: classOf(message.Flags(p.Flags)), Conflate: p.Conflate,
 			Sessions: p.Sessions, Room: p.Room, All: p.All, Speed: p.Speed,
 		}
 	}
 	return pushes, nil
 }
 
+// classOf is the priority that the flags of a message ask for.
+func classOf(f message.Flags) comet.Class {
+	switch {
+	case f.Has(message.Urgent):
+		return comet.High
+	case f.Has(message.Low):
+		return comet.Low
+	}
+	return comet.Normal
+}
+
 func resultOf(d *comet.Delivery) *cometv1.BatchResult {
 	out := &cometv1.BatchResult{Results: make([]*cometv1.PushResult, len(d.Results))}
 	for i := range d.Results {
 		r := &d.Results[i]
-		pr := &cometv1.PushResult{Delivered: r.Delivered, NotHere: r.NotHere, Filtered: r.Filtered, Slow: r.Slow, Repeat: r.Repeat}
+		pr := &cometv1.PushResult{Delivered: r.Delivered, NotHere: r.NotHere, Filtered: r.Filtered, Slow: r.Slow, Conflated: r.Conflated, Repeat: r.Repeat}
 		if len(r.Sessions) > 0 {
 			pr.Sessions = make([]cometv1.Outcome, len(r.Sessions))
 			for t, o := range r.Sessions {

@@ -149,7 +149,7 @@ func TestBatchesAndResults(t *testing.T) {
 				{Sessions: []cometv1.Outcome{cometv1.Outcome_DELIVERED, cometv1.Outcome_NOT_HERE, cometv1.Outcome_FILTERED,
 					cometv1.Outcome_SLOW, cometv1.Outcome_DRAINING, cometv1.Outcome_REPEAT, cometv1.Outcome_OUTCOME_UNKNOWN, 99},
 					Delivered: 1, NotHere: 1, Filtered: 1, Slow: 1},
-				{Delivered: 10, NotHere: 2, Filtered: 3, Slow: 4, Canceled: 5},
+				{Delivered: 10, NotHere: 2, Filtered: 3, Slow: 4, Canceled: 5, Conflated: 6},
 				{Repeat: true},
 				{},
 			}}}}); err != nil {
@@ -188,7 +188,7 @@ func TestBatchesAndResults(t *testing.T) {
 	}
 	want := []job.Result{
 		{Counts: job.Tally{job.Delivered: 1, job.NotHere: 1, job.Filtered: 1, job.Slow: 1, job.Draining: 1, job.Repeat: 1, job.Unreachable: 2}},
-		{Counts: job.Tally{job.Delivered: 10, job.NotHere: 2, job.Filtered: 3, job.Slow: 4, job.Canceled: 5}},
+		{Counts: job.Tally{job.Delivered: 10, job.NotHere: 2, job.Filtered: 3, job.Slow: 4, job.Canceled: 5, job.Conflated: 6}},
 		{Repeat: true},
 		{},
 	}

@@ -32,6 +32,7 @@ func (s *dispatchStream) Send(pushes []job.Push) error {
 		out.AcceptedMs = in.Message.AcceptedMS
 		out.Sessions = in.Sessions
 		out.Room = in.Room
+		out.Conflate = in.Message.Conflate
 		out.All = in.All
 		out.Speed = in.Speed
 		out.Comets = in.Comets
@@ -76,6 +77,7 @@ func result(r *cometv1.PushResult) job.Result {
 		out.Counts[job.Filtered] = uint64(r.GetFiltered())
 		out.Counts[job.Slow] = uint64(r.GetSlow())
 		out.Counts[job.Canceled] = uint64(r.GetCanceled())
+		out.Counts[job.Conflated] = uint64(r.GetConflated())
 		return out
 	}
 	for _, o := range r.GetSessions() {

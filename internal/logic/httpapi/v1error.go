@@ -13,7 +13,7 @@ import (
 const (
 	BadJSON              logic.Reason = "bad_json"
 	UnknownField         logic.Reason = "unknown_field"
-	BadField             logic.Reason = "bad_field"
+	BadField                          = logic.BadField
 	NotFound             logic.Reason = "not_found"
 	MethodNotAllowed     logic.Reason = "method_not_allowed"
 	UnsupportedMediaType logic.Reason = "unsupported_media_type"

@@ -31,6 +31,7 @@ func decode(value []byte, maxBodyBytes int) (message.Message, []message.Target, 
 		Source:     r.Source,
 		AcceptedMS: r.AcceptedMs,
 		ExpiresMS:  r.ExpiresMs,
+		Conflate:   r.Conflate,
 		Body:       r.Msg,
 	}
 	if len(r.Msg) > maxBodyBytes {
@@ -66,6 +67,8 @@ func checkNames(r *recordv1.PushMsg) error {
 		return fmt.Errorf("operator: %d bytes, allowed are %d", len(r.Operator), message.MaxAuditBytes)
 	case len(r.Source) > message.MaxAuditBytes:
 		return fmt.Errorf("source: %d bytes, allowed are %d", len(r.Source), message.MaxAuditBytes)
+	case len(r.Conflate) > message.MaxConflateBytes:
+		return fmt.Errorf("conflate: %d bytes, allowed are %d", len(r.Conflate), message.MaxConflateBytes)
 	}
 	return nil
 }

@@ -110,6 +110,7 @@ func encode(m *message.Message, s *share) ([]byte, error) {
 		ExpiresMs:  m.ExpiresMS,
 		Operator:   m.Operator,
 		Source:     m.Source,
+		Conflate:   m.Conflate,
 	}
 	if m.ID != (message.ID{}) {
 		record.MsgId = m.ID[:]

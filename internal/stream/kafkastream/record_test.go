@@ -101,7 +101,7 @@ func TestDecodeIsLenientForTheFuture(t *testing.T) {
 }
 
 // Everything that a stored message says of itself comes through, also a kind
-// that this version does not know.
+// that this version does not know; and everything that a transient one does.
 func TestStoredFieldsRoundTrip(t *testing.T) {
 	m := message.Message{
 		ID: message.ID{1, 15: 2}, Op: 1000, Flags: 1<<32 - 1, Kind: 200, Sender: 1 << 40,
@@ -109,6 +109,15 @@ func TestStoredFieldsRoundTrip(t *testing.T) {
 		Source: strings.Repeat("s", message.MaxAuditBytes), AcceptedMS: 1_700_000_000_000, ExpiresMS: 1_700_000_060_000,
 		Body: []byte("body"),
 	}
+	conflated := m
+	conflated.ClientID, conflated.Conflate = "", strings.Repeat("k", message.MaxConflateBytes)
+	for _, m := range []message.Message{m, conflated} {
+		testRoundTrip(t, m)
+	}
+}
+
+func testRoundTrip(t *testing.T, m message.Message) {
+	t.Helper()
 	s := share{kind: recordv1.PushMsg_ROOM, room: "live://" + strings.Repeat("r", message.MaxRoomBytes-7)}
 	value, err := encode(&m, &s)
 	if err != nil {
