@@ -1,30 +1,47 @@
 package comet
 
-import "github.com/perseid-im/perseid/pkg/wire"
+import (
+	"slices"
+
+	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/pkg/wire"
+)
 
 // allWalk is one push to everybody on its way over a bucket's sessions. Walks
 // go one after the other, in the order of the pushes.
 //
 // A walk at a pace may take minutes. It is answered at once, and so is every
 // walk behind it: their lane, which other targets share, must not wait for
-// them. What becomes of them is counted here.
+// them. What becomes of them is counted here, and reported to logic (see
+// broadcasts).
 type allWalk struct {
-	op        wire.Op
-	packets   *packets
-	answers   *pushRef // nil: answered at once
-	next      int      // slot
-	perTick   int      // sessions a tick; 0 = no limit
-	allowed   int      // of perTick, what is left until the next tick
-	lastTick  int64
-	delivered uint32
-	filtered  uint32
-	slow      uint32
+	op       wire.Op
+	id       message.ID // zero: nobody follows or cancels it
+	packets  *packets
+	answers  *pushRef // nil: answered at once
+	next     int      // slot
+	begun    bool
+	perTick  int // sessions a tick; 0 = no limit
+	allowed  int // of perTick, what is left until the next tick
+	lastTick int64
+	expected uint32 // sessions, when it was queued
+	counts   Counts
+	told     Counts // of counts, what the share has
 }
 
 func (b *Bucket) pushAll(d *Delivery, index int) {
 	p := &d.Pushes[index]
 	w := &allWalk{op: p.Op, packets: b.takePackets(), lastTick: b.nowMS}
 	w.packets.add(p.Op, p.Body)
+	if p.tracked() {
+		w.id = p.ID
+		w.expected = uint32(len(b.slots) - len(b.free))
+		b.gateway.broadcasts.progress(w.id, func(s *runningShare) { s.Total += w.expected })
+		if b.gateway.broadcasts.isCanceled(w.id) {
+			b.dropAll(w, d, index, func(c *Counts) *uint32 { return &c.Canceled })
+			return
+		}
+	}
 	if p.Speed > 0 {
 		buckets := max(len(*b.gateway.buckets.Load()), 1)
 		w.perTick = max(int(p.Speed)*wheelTickMS/1000/buckets, 1)
@@ -40,8 +57,7 @@ func (b *Bucket) pushAll(d *Delivery, index int) {
 		// loop's pushes until it is shorter, which here may take as long as the
 		// walks.
 		if b.paced > 0 && b.paced+size > b.gateway.cfg.BacklogBytes {
-			b.refuseAll(d, index)
-			b.sent = append(b.sent, w.packets)
+			b.dropAll(w, d, index, func(c *Counts) *uint32 { return &c.Slow })
 			return
 		}
 		b.paced += size
@@ -49,20 +65,81 @@ func (b *Bucket) pushAll(d *Delivery, index int) {
 	b.alls = append(b.alls, w)
 }
 
-// refuseAll counts a push to all that has no room as dropped for everybody.
-func (b *Bucket) refuseAll(d *Delivery, index int) {
-	var slow, filtered uint32
-	for i := range b.slots {
-		switch s := b.slots[i].s; {
+// dropAll ends a push to all before its walk: it has no room, or is canceled.
+func (b *Bucket) dropAll(w *allWalk, d *Delivery, index int, as func(*Counts) *uint32) {
+	b.skipRest(w, as)
+	d.count(index, w.counts)
+	b.endAll(w)
+}
+
+// skipRest counts the sessions that have not had their turn as not delivered.
+func (b *Bucket) skipRest(w *allWalk, as func(*Counts) *uint32) {
+	for ; w.next < len(b.slots); w.next++ {
+		switch s := b.slots[w.next].s; {
 		case s == nil || s.state == opened || s.state == connecting:
-		case s.accepted(d.Pushes[index].Op):
-			slow++
+		case s.accepted(w.op):
+			*as(&w.counts)++
 		default:
-			filtered++
+			w.counts.Filtered++
 		}
 	}
-	b.gateway.stats.delivered(0, int(slow))
-	d.count(index, Counts{Filtered: filtered, Slow: slow})
+}
+
+// endAll counts a walk that is over.
+func (b *Bucket) endAll(w *allWalk) {
+	b.sent = append(b.sent, w.packets)
+	c := &w.counts
+	b.gateway.stats.delivered(int(c.Delivered), int(c.Slow))
+	b.gateway.stats.outcomes.Add(int(Filtered), int(c.Filtered))
+	b.gateway.stats.outcomes.Add(int(Canceled), int(c.Canceled))
+	b.tellAll(w, true)
+}
+
+// tellAll brings the share up to date with a walk.
+func (b *Bucket) tellAll(w *allWalk, over bool) {
+	if w.id == (message.ID{}) {
+		return
+	}
+	c, told := w.counts, w.told
+	w.told = c
+	b.gateway.broadcasts.progress(w.id, func(s *runningShare) {
+		s.Delivered += c.Delivered - told.Delivered
+		s.Filtered += c.Filtered - told.Filtered
+		s.Slow += c.Slow - told.Slow
+		s.Canceled += c.Canceled - told.Canceled
+		if w.begun && s.StartedMS == 0 {
+			s.StartedMS = b.gateway.clock().UnixMilli()
+		}
+		if over {
+			// It is for those who were there, not for those who were expected.
+			s.Total += c.Delivered + c.Filtered + c.Slow + c.Canceled - w.expected
+			s.loops--
+		}
+	})
+}
+
+// cancelAlls ends the walks that are canceled, begun or not.
+func (b *Bucket) cancelAlls() {
+	b.alls = slices.DeleteFunc(b.alls, func(w *allWalk) bool {
+		if w.id == (message.ID{}) || !b.gateway.broadcasts.isCanceled(w.id) {
+			return false
+		}
+		b.skipRest(w, func(c *Counts) *uint32 { return &c.Canceled })
+		b.answerAll(w)
+		b.endAll(w)
+		return true
+	})
+}
+
+// answerAll answers a walk that was queued, and gives its memory back.
+func (b *Bucket) answerAll(w *allWalk) {
+	if a := w.answers; a != nil {
+		b.backlog -= w.packets.size()
+		a.d.count(a.index, w.counts)
+		a.d.release()
+	} else {
+		b.paced -= w.packets.size()
+	}
 }
 
 // paceAlls gives the walk at the head its share for the time since the last
@@ -86,6 +163,7 @@ func (b *Bucket) allsReady() bool {
 func (b *Bucket) walkAlls(budget int) {
 	for budget > 0 && b.allsReady() {
 		w := b.alls[0]
+		w.begun = true
 		for budget > 0 && w.next < len(b.slots) && (w.perTick == 0 || w.allowed > 0) {
 			s := b.slots[w.next].s
 			w.next++
@@ -93,33 +171,26 @@ func (b *Bucket) walkAlls(budget int) {
 				continue
 			}
 			if !s.accepted(w.op) {
-				w.filtered++
+				w.counts.Filtered++
 				continue
 			}
 			budget--
 			w.allowed--
 			switch b.write(s, w.packets.encoded(s.form())) {
 			case Delivered:
-				w.delivered++
+				w.counts.Delivered++
 			case Slow:
-				w.slow++
+				w.counts.Slow++
 			}
 		}
 		if w.next < len(b.slots) {
+			b.tellAll(w, false)
 			return
 		}
 		copy(b.alls, b.alls[1:])
 		b.alls[len(b.alls)-1] = nil
 		b.alls = b.alls[:len(b.alls)-1]
-		b.sent = append(b.sent, w.packets)
-		b.gateway.stats.delivered(int(w.delivered), int(w.slow))
-		b.gateway.stats.outcomes.Add(int(Filtered), int(w.filtered))
-		if a := w.answers; a != nil {
-			b.backlog -= w.packets.size()
-			a.d.count(a.index, Counts{Delivered: w.delivered, Filtered: w.filtered, Slow: w.slow})
-			a.d.release()
-		} else {
-			b.paced -= w.packets.size()
-		}
+		b.answerAll(w)
+		b.endAll(w)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/pkg/wire"
 )
 
@@ -20,6 +21,7 @@ const (
 	Slow                     // its outbox is full: dropped, or closed as slow consumer
 	Repeat                   // applied before
 	Conflated                // a later push with the same conflation key took its place
+	Canceled                 // a push to all was canceled before its turn
 )
 
 // Lane names one ordered stream of pushes: a share of the timelines of a log.
@@ -43,6 +45,8 @@ type Push struct {
 	Room      string
 	All       bool
 	Speed     uint32 // sessions per second of All; 0 = no limit
+	Comets    uint32 // comets that share All; 0 = not told
+	ID        message.ID
 }
 
 // PushResult counts the outcomes of a push. Sessions is parallel to
@@ -55,7 +59,7 @@ type PushResult struct {
 
 // Counts is a number of sessions by outcome.
 type Counts struct {
-	Delivered, NotHere, Filtered, Slow, Conflated uint32
+	Delivered, NotHere, Filtered, Slow, Conflated, Canceled uint32
 }
 
 // Delivery is a batch of pushes on its way to the sessions. Done is closed
@@ -101,6 +105,7 @@ func (d *Delivery) count(i int, c Counts) {
 	atomic.AddUint32(&r.Filtered, c.Filtered)
 	atomic.AddUint32(&r.Slow, c.Slow)
 	atomic.AddUint32(&r.Conflated, c.Conflated)
+	atomic.AddUint32(&r.Canceled, c.Canceled)
 }
 
 // pushRef is one push of a delivery that waits for its end.
@@ -216,6 +221,9 @@ func (g *Gateway) Dispatch(ctx context.Context, lane Lane, pushes []Push) (*Deli
 			}
 		}
 		r.Repeat = repeats > 0 && fresh == 0
+		if fresh > 0 && p.tracked() {
+			g.broadcasts.expect(p, fresh)
+		}
 	}
 	// Put ends with the stream or with the comet, whichever is first.
 	ctx, cancel := context.WithCancel(ctx)
@@ -223,7 +231,10 @@ func (g *Gateway) Dispatch(ctx context.Context, lane Lane, pushes []Push) (*Deli
 	defer context.AfterFunc(g.life, cancel)()
 	d.hold() // this call's own, so that Done cannot come before the last Put
 	defer d.release()
+	handed := 0
+	defer func() { g.broadcasts.forgo(pushes, batches[handed:]) }()
 	for at := range batches {
+		handed = at
 		if len(batches[at].units) == 0 {
 			continue
 		}
@@ -244,6 +255,7 @@ func (g *Gateway) Dispatch(ctx context.Context, lane Lane, pushes []Push) (*Deli
 			}
 		}
 	}
+	handed = len(batches)
 	return d, nil
 }
 

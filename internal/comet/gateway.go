@@ -45,6 +45,7 @@ type Gateway struct {
 	rooms       *RoomIndex
 	guard       guard
 	deflation   deflation
+	broadcasts  *broadcasts
 	connects    *batchQueue[ConnectItem]
 	disconnects *batchQueue[SessionRef]
 	draining    atomic.Bool
@@ -97,6 +98,7 @@ func New(cfg Config, node Node, info NodeInfo, maxSessions int, deps Deps) (*Gat
 		cfg: cfg, windows: windows, node: node, info: info, logic: deps.Logic, log: deps.Log, clock: deps.Clock,
 		connects:    newBatchQueue[ConnectItem](cfg.ConnectQueue),
 		disconnects: newBatchQueue[SessionRef](maxSlots),
+		broadcasts:  newBroadcasts(),
 		guard:       guard{lanes: map[Lane]*laneGuard{}},
 		ips:         map[netip.Addr]int{},
 		maxSessions: int64(maxSessions),
@@ -130,9 +132,10 @@ func (g *Gateway) SetGRPCAddr(addr string) {
 // comet by its lease.
 func (g *Gateway) Start(ctx context.Context) error {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := g.announce(ctx)
+		reply, err := g.announce(ctx)
 		if err == nil {
 			g.unsynced.Store(false) // there are no sessions
+			g.broadcasts.setCanceled(reply.Canceled)
 			break
 		}
 		g.log.Warn("the lease was not taken, trying again", "node", g.node.Name, "error", err, "in", wait)
@@ -282,7 +285,7 @@ func (g *Gateway) Kick(ids []uint64, why Reason) {
 // sessions paced over the window. It returns when none is left or ctx ended.
 func (g *Gateway) Drain(ctx context.Context, window time.Duration) error {
 	g.draining.Store(true)
-	if err := g.announce(ctx); err != nil {
+	if _, err := g.announce(ctx); err != nil {
 		g.log.Warn("could not tell that this node drains", "error", err)
 	}
 	const step = 50 * time.Millisecond

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/perseid-im/perseid/internal/leakcheck"
+	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/obs"
 	"github.com/perseid-im/perseid/pkg/wire"
 )
@@ -107,6 +108,7 @@ type testLogic struct {
 	block        chan struct{}
 	hang         bool // Refresh answers nothing
 	rooms        map[string]int32
+	canceled     []message.ID
 }
 
 func (l *testLogic) Connect(_ context.Context, _ Node, items []ConnectItem) ([]ConnectResult, error) {
@@ -159,7 +161,7 @@ func (l *testLogic) Refresh(ctx context.Context, _ Node, r Refresh) (RefreshRepl
 		return RefreshReply{}, ctx.Err()
 	}
 	l.refreshes = append(l.refreshes, r)
-	reply := RefreshReply{Resync: l.resync, Rooms: l.rooms}
+	reply := RefreshReply{Resync: l.resync, Rooms: l.rooms, Canceled: l.canceled}
 	l.resync = false
 	err := l.fail
 	if l.failAfter > 0 {

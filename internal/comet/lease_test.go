@@ -163,7 +163,7 @@ func TestReadyFollowsTheLease(t *testing.T) {
 	if err := f.g.Ready(t.Context()); err == nil {
 		t.Error("ready, four minutes after the last renewal")
 	}
-	if err := f.g.announce(t.Context()); err != nil {
+	if _, err := f.g.announce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.g.Ready(t.Context()); err != nil {

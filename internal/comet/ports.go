@@ -3,6 +3,8 @@ package comet
 import (
 	"context"
 	"net/netip"
+
+	"github.com/perseid-im/perseid/internal/message"
 )
 
 // Conn is one client connection as a transport gives it to the core. All
@@ -82,12 +84,15 @@ type Refresh struct {
 	Info     NodeInfo
 	Sessions []SessionRef
 	Rooms    map[string]int32 // nil = not reported this time
+	Shares   []Share          // of pushes to all at a speed
 }
 
 // RefreshReply is what it learns.
 type RefreshReply struct {
 	Resync bool // report all sessions: their locations may be lost
 	Rooms  map[string]int32
+	// Canceled are all pushes to all that are canceled and not yet forgotten.
+	Canceled []message.ID
 }
 
 // Logic is the port to logic. Calls carry what came together; results are

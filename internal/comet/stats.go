@@ -29,7 +29,7 @@ func newStats(m *obs.Metrics, g *Gateway) *stats {
 		transports:  m.Counter("perseid_session_opened_total", "Connections accepted.", "transport", []string{"tcp", "websocket"}),
 		ended:       m.Counter("perseid_session_closed_total", "Sessions ended.", "reason", ReasonNames()),
 		turnedAway:  m.Counter("perseid_session_refused_total", "Connections closed at accept.", "reason", []string{"draining", "limits"}),
-		outcomes:    m.Counter("perseid_deliver_total", "Pushes by what became of them, per session.", "outcome", []string{"not_here", "delivered", "filtered", "slow", "repeat", "conflated"}),
+		outcomes:    m.Counter("perseid_deliver_total", "Pushes by what became of them, per session.", "outcome", []string{"not_here", "delivered", "filtered", "slow", "repeat", "conflated", "canceled"}),
 		packets:     m.PlainCounter("perseid_packets_in_total", "Packets from authenticated clients."),
 		ignored:     m.PlainCounter("perseid_upstream_ignored_total", "Application packets from clients: answered, and dropped as by goim's stock logic."),
 		panics:      m.PlainCounter("perseid_panics_total", "Handlers that panicked; each cost one session."),

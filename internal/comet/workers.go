@@ -87,15 +87,26 @@ func (g *Gateway) disconnectLoop() {
 	}
 }
 
+// shareInterval is how often logic is told how far pushes to all at a speed
+// are, and asked which of them are canceled, while there are any.
+const shareInterval = time.Second
+
 // leaseLoop renews the lease, the locations of some sessions each time, and
-// exchanges room counts.
+// exchanges room counts and what is to be told of pushes to all.
 func (g *Gateway) leaseLoop() {
 	ticker := time.NewTicker(g.cfg.LeaseInterval)
 	defer ticker.Stop()
+	shares := time.NewTicker(min(g.cfg.LeaseInterval, shareInterval))
+	defer shares.Stop()
 	var roomsDue time.Time
 	for {
 		select {
 		case <-ticker.C:
+		case <-shares.C:
+			if g.broadcasts.busy() {
+				g.exchangeShares()
+			}
+			continue
 		case <-g.leaving:
 			return
 		}
@@ -109,7 +120,7 @@ func (g *Gateway) leaseLoop() {
 		}
 		var reply RefreshReply
 		if err == nil {
-			reply, err = g.refresh(ctx, refs, rooms)
+			reply, err = g.refreshWithShares(ctx, refs, rooms)
 		}
 		cancel()
 		if err != nil {
@@ -122,6 +133,33 @@ func (g *Gateway) leaseLoop() {
 			g.resync()
 		}
 	}
+}
+
+// exchangeShares is a renewal between two others, for the sake of pushes to all.
+func (g *Gateway) exchangeShares() {
+	ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
+	defer cancel()
+	if _, err := g.refreshWithShares(ctx, nil, nil); err != nil {
+		g.logicFailed("refresh", err)
+	}
+}
+
+// refreshWithShares also exchanges what is to be told of pushes to all. Only
+// one goroutine may do that at a time: an older report must not come behind a
+// newer one.
+func (g *Gateway) refreshWithShares(ctx context.Context, refs []SessionRef, rooms map[string]int32) (RefreshReply, error) {
+	shares := g.broadcasts.report()
+	reply, err := g.refresh(ctx, refs, rooms, shares)
+	if err != nil {
+		return reply, err
+	}
+	g.broadcasts.reported(shares)
+	if g.broadcasts.setCanceled(reply.Canceled) {
+		for _, b := range *g.buckets.Load() {
+			b.post(func(b *Bucket) { b.cancelAlls() })
+		}
+	}
+	return reply, nil
 }
 
 // maxCountBytes bounds the room counts of one call, which must stay below the
@@ -177,7 +215,7 @@ func (g *Gateway) resync() {
 	for len(refs) > 0 && err == nil && !g.closing.Load() {
 		n := min(len(refs), 1000)
 		call, cancelCall := context.WithTimeout(ctx, g.cfg.LogicTimeout)
-		_, err = g.refresh(call, refs[:n], nil)
+		_, err = g.refresh(call, refs[:n], nil, nil)
 		cancelCall()
 		refs = refs[n:]
 	}
@@ -194,21 +232,20 @@ func (g *Gateway) logicFailed(call string, err error) {
 }
 
 // announce renews the lease with what is to be known of this node now.
-func (g *Gateway) announce(ctx context.Context) error {
+func (g *Gateway) announce(ctx context.Context) (RefreshReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, g.cfg.LogicTimeout)
 	defer cancel()
-	_, err := g.refresh(ctx, nil, nil)
-	return err
+	return g.refresh(ctx, nil, nil, nil)
 }
 
-func (g *Gateway) refresh(ctx context.Context, refs []SessionRef, rooms map[string]int32) (RefreshReply, error) {
+func (g *Gateway) refresh(ctx context.Context, refs []SessionRef, rooms map[string]int32, shares []Share) (RefreshReply, error) {
 	g.infoMu.Lock()
 	info := g.info
 	info.IPCount = int64(len(g.ips))
 	g.infoMu.Unlock()
 	info.ConnCount = int64(g.Sessions())
 	info.Offline = info.Offline || g.draining.Load()
-	reply, err := g.logic.Refresh(ctx, g.node, Refresh{Info: info, Sessions: refs, Rooms: rooms})
+	reply, err := g.logic.Refresh(ctx, g.node, Refresh{Info: info, Sessions: refs, Rooms: rooms, Shares: shares})
 	// A call that failed may have taken a lost lease all the same: that it was
 	// lost is then told to nobody any more.
 	if err != nil || reply.Resync {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/perseid-im/perseid/internal/comet"
+	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/obs"
 )
 
@@ -27,6 +28,8 @@ type Logic struct {
 	Heartbeat time.Duration
 	// Rooms are the cluster's counts that every refresh is answered with.
 	Rooms map[string]int32
+	// Canceled are the pushes to all that every refresh says are canceled.
+	Canceled []message.ID
 
 	mu           sync.Mutex
 	sessions     map[string]uint64 // by key
@@ -96,7 +99,7 @@ func (l *Logic) Disconnect(_ context.Context, _ comet.Node, refs []comet.Session
 
 // Refresh implements comet.Logic.
 func (l *Logic) Refresh(context.Context, comet.Node, comet.Refresh) (comet.RefreshReply, error) {
-	return comet.RefreshReply{Rooms: l.Rooms}, nil
+	return comet.RefreshReply{Rooms: l.Rooms, Canceled: l.Canceled}, nil
 }
 
 // Leave implements comet.Logic.

@@ -181,7 +181,10 @@ func pushesOf(batch *cometv1.Batch) ([]comet.Push, error) {
 		pushes[i] = comet.Push{
 			Partition: p.Partition, Offset: p.Offset, Op: p.Op, Body: p.Body,
 			Class: classOf(message.Flags(p.Flags)), Conflate: p.Conflate,
-			Sessions: p.Sessions, Room: p.Room, All: p.All, Speed: p.Speed,
+			Sessions: p.Sessions, Room: p.Room, All: p.All, Speed: p.Speed, Comets: p.Comets,
+		}
+		if len(p.MsgId) == len(message.ID{}) { // a goim logic gives none
+			pushes[i].ID = message.ID(p.MsgId)
 		}
 	}
 	return pushes, nil
@@ -202,7 +205,7 @@ func resultOf(d *comet.Delivery) *cometv1.BatchResult {
 	out := &cometv1.BatchResult{Results: make([]*cometv1.PushResult, len(d.Results))}
 	for i := range d.Results {
 		r := &d.Results[i]
-		pr := &cometv1.PushResult{Delivered: r.Delivered, NotHere: r.NotHere, Filtered: r.Filtered, Slow: r.Slow, Conflated: r.Conflated, Repeat: r.Repeat}
+		pr := &cometv1.PushResult{Delivered: r.Delivered, NotHere: r.NotHere, Filtered: r.Filtered, Slow: r.Slow, Conflated: r.Conflated, Canceled: r.Canceled, Repeat: r.Repeat}
 		if len(r.Sessions) > 0 {
 			pr.Sessions = make([]cometv1.Outcome, len(r.Sessions))
 			for t, o := range r.Sessions {

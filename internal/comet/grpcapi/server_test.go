@@ -20,10 +20,14 @@ import (
 	"github.com/perseid-im/perseid/internal/comet"
 	"github.com/perseid-im/perseid/internal/comet/comettest"
 	"github.com/perseid-im/perseid/internal/leakcheck"
+	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/obs"
 )
 
 func TestMain(m *testing.M) { leakcheck.Main(m) }
+
+// canceledPush is the id of a push to all that logic says is canceled.
+func canceledPush() message.ID { return message.ID{0xc, 15: 0xa} }
 
 const patience = 20 * time.Second
 
@@ -46,7 +50,7 @@ func serve(t *testing.T, change func(*comet.Config)) *fixture {
 		change(&cfg)
 	}
 	f := &fixture{t: t, metrics: obs.NewMetrics(), rpc: grpc.NewServer(grpc.MaxRecvMsgSize(16 << 20))}
-	f.gateway = comettest.Start(t, cfg, 1000, &comettest.Logic{}, f.metrics, comettest.Log(t))
+	f.gateway = comettest.Start(t, cfg, 1000, &comettest.Logic{Canceled: []message.ID{canceledPush()}}, f.metrics, comettest.Log(t))
 	f.loops = []*comettest.Loop{comettest.NewLoop(t, f.gateway), comettest.NewLoop(t, f.gateway)}
 	f.api = Register(f.rpc, f.gateway, comettest.Log(t))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -155,12 +159,14 @@ func TestOutcomes(t *testing.T) {
 	a := f.loops[0].Open(t, 1, `{"key":"a","room_id":"live://1","accepts":[1000]}`)
 	b := f.loops[1].Open(t, 2, `{"key":"b","room_id":"live://1","accepts":[1001]}`)
 	stream, _ := f.lane()
+	canceled := canceledPush()
 	unknown := a.Session() + 1<<40 // another generation
 	send(t, stream, f.next(
 		&cometv1.Push{Op: 1000, Body: []byte("uni"), Sessions: []uint64{a.Session(), b.Session(), unknown}},
 		&cometv1.Push{Op: 7, Body: []byte("room"), Room: "live://1"},
 		&cometv1.Push{Op: 7, Body: []byte("nobody"), Room: "live://2"},
 		&cometv1.Push{Op: 1001, Body: []byte("all"), All: true},
+		&cometv1.Push{Op: 1001, Body: []byte("canceled"), All: true, Speed: 5, MsgId: canceled[:]},
 	)...)
 	got := recv(t, stream)
 	want := []*cometv1.PushResult{
@@ -168,6 +174,7 @@ func TestOutcomes(t *testing.T) {
 		{Delivered: 2},
 		{},
 		{Delivered: 1, Filtered: 1},
+		{Canceled: 1, Filtered: 1},
 	}
 	if len(got) != len(want) {
 		t.Fatalf("%d results", len(got))

@@ -21,6 +21,7 @@ import (
 
 	logicv1 "github.com/perseid-im/perseid/api/logic/v1"
 	"github.com/perseid-im/perseid/internal/comet"
+	"github.com/perseid-im/perseid/internal/message"
 )
 
 // Client implements comet.Logic.
@@ -79,11 +80,18 @@ func (c *Client) Refresh(ctx context.Context, node comet.Node, r comet.Refresh) 
 		Sessions:  sessionsOf(r.Sessions),
 		WithRooms: r.Rooms != nil,
 		Rooms:     r.Rooms,
+		Shares:    sharesOf(r.Shares),
 	})
 	if err != nil {
 		return comet.RefreshReply{}, fmt.Errorf("logic refresh: %w", err)
 	}
-	return comet.RefreshReply{Resync: reply.Resync, Rooms: reply.RoomCounts}, nil
+	out := comet.RefreshReply{Resync: reply.Resync, Rooms: reply.RoomCounts}
+	for _, id := range reply.Canceled {
+		if len(id) == len(message.ID{}) {
+			out.Canceled = append(out.Canceled, message.ID(id))
+		}
+	}
+	return out, nil
 }
 
 // Leave implements comet.Logic.
@@ -96,6 +104,18 @@ func (c *Client) Leave(ctx context.Context, node comet.Node) error {
 
 func nodeOf(n comet.Node) *logicv1.Node {
 	return &logicv1.Node{Name: n.Name, Incarnation: n.Incarnation}
+}
+
+func sharesOf(shares []comet.Share) []*logicv1.BroadcastShare {
+	out := make([]*logicv1.BroadcastShare, len(shares))
+	for i := range shares {
+		s := &shares[i]
+		out[i] = &logicv1.BroadcastShare{
+			MsgId: s.ID[:], Comets: s.Comets, Speed: s.Speed, StartedMs: s.StartedMS, Finished: s.Finished, Total: s.Total,
+			Delivered: s.Delivered, Filtered: s.Filtered, Slow: s.Slow, Canceled: s.Canceled,
+		}
+	}
+	return out
 }
 
 func sessionsOf(refs []comet.SessionRef) []*logicv1.Session {

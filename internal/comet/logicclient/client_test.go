@@ -19,6 +19,7 @@ import (
 	logicv1 "github.com/perseid-im/perseid/api/logic/v1"
 	"github.com/perseid-im/perseid/internal/comet"
 	"github.com/perseid-im/perseid/internal/leakcheck"
+	"github.com/perseid-im/perseid/internal/message"
 )
 
 func TestMain(m *testing.M) { leakcheck.Main(m) }
@@ -198,12 +199,18 @@ func TestRefresh(t *testing.T) {
 		GRPCAddr: "127.0.0.1:3109", Region: "r", Zone: "z", Env: "e", Hostname: "h", PublicAddrs: []string{"a", "b"},
 		Weight: 10, Offline: true, ConnCount: 5, IPCount: 4,
 	}
-	r := comet.Refresh{Info: info, Sessions: []comet.SessionRef{{Session: 1, Mid: 2, Key: "k"}}, Rooms: map[string]int32{"live://1": 3}}
-	reply := comet.RefreshReply{Resync: true, Rooms: map[string]int32{"live://1": 9}}
-	filled(t, info, r, reply)
+	share := comet.Share{
+		ID: message.ID{1, 15: 2}, Comets: 3, Speed: 4, StartedMS: 5, Finished: true, Total: 6, Delivered: 7, Filtered: 8, Slow: 9, Canceled: 10,
+	}
+	r := comet.Refresh{
+		Info: info, Sessions: []comet.SessionRef{{Session: 1, Mid: 2, Key: "k"}}, Rooms: map[string]int32{"live://1": 3},
+		Shares: []comet.Share{share},
+	}
+	reply := comet.RefreshReply{Resync: true, Rooms: map[string]int32{"live://1": 9}, Canceled: []message.ID{share.ID}}
+	filled(t, info, r, reply, share)
 	for _, rooms := range []map[string]int32{r.Rooms, {}, nil} {
 		r.Rooms = rooms
-		s.next(&logicv1.RefreshReply{Resync: true, RoomCounts: map[string]int32{"live://1": 9}})
+		s.next(&logicv1.RefreshReply{Resync: true, RoomCounts: map[string]int32{"live://1": 9}, Canceled: [][]byte{share.ID[:], {1}}})
 		got, err := c.Refresh(t.Context(), node(), r)
 		if err != nil {
 			t.Fatal(err)
@@ -218,6 +225,9 @@ func TestRefresh(t *testing.T) {
 			Sessions:  []*logicv1.Session{{Session: 1, Mid: 2, Key: "k"}},
 			WithRooms: rooms != nil, // no rooms is not the same as not reported
 			Rooms:     rooms,
+			Shares: []*logicv1.BroadcastShare{{
+				MsgId: share.ID[:], Comets: 3, Speed: 4, StartedMs: 5, Finished: true, Total: 6, Delivered: 7, Filtered: 8, Slow: 9, Canceled: 10,
+			}},
 		})
 	}
 }
