@@ -10,7 +10,7 @@ import (
 // Config is the section [grpc].
 type Config struct {
 	Addr            string        `toml:"addr" doc:"address of the gRPC server for comet and job, host:port; port 0 = any free port"`
-	Timeout         time.Duration `toml:"timeout" doc:"deadline of one call; duration; 100ms to 2m, above three times logic's presence_timeout"`
+	Timeout         time.Duration `toml:"timeout" doc:"deadline of one call; duration; 100ms to 2m, above four times logic's presence_timeout"`
 	MaxMessageBytes int           `toml:"max_message_bytes" doc:"largest message of a call; bytes; 65536 to 268435456, the same on comet and job"`
 }
 
