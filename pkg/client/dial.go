@@ -113,17 +113,17 @@ func (ep endpoint) open(ctx context.Context, cfg Config) (l link, err error) {
 // deflates tells whether the server compresses. It must do so without context
 // takeover, as it was asked to (RFC 7692, section 7.1.1.1).
 func deflates(answer gobwas.Handshake) (bool, error) {
-	for _, option := range answer.Extensions { // of those that were offered
-		var p wsflate.Parameters
-		if err := p.Parse(option); err != nil {
-			return false, fmt.Errorf("permessage-deflate: %w", err)
-		}
-		if !p.ServerNoContextTakeover {
-			return false, errors.New("permessage-deflate: the server wants to keep its context")
-		}
-		return true, nil
+	if len(answer.Extensions) == 0 { // the dialer lets through what was offered
+		return false, nil
 	}
-	return false, nil
+	var p wsflate.Parameters
+	if err := p.Parse(answer.Extensions[0]); err != nil {
+		return false, fmt.Errorf("permessage-deflate: %w", err)
+	}
+	if !p.ServerNoContextTakeover {
+		return false, errors.New("permessage-deflate: the server wants to keep its context")
+	}
+	return true, nil
 }
 
 func (c *Conn) authenticate(ctx context.Context) error {
