@@ -32,7 +32,11 @@ type allWalk struct {
 func (b *Bucket) pushAll(d *Delivery, index int) {
 	p := &d.Pushes[index]
 	w := &allWalk{op: p.Op, packets: b.takePackets(), lastTick: b.nowMS}
-	w.packets.add(p.Op, p.Body)
+	pos := p.position(0)
+	if pos != nil {
+		raise(&b.allTop, at(pos))
+	}
+	w.packets.add(p.Op, p.Body, pos)
 	if p.tracked() {
 		w.id = p.ID
 		w.expected = uint32(len(b.slots) - len(b.free))
@@ -77,7 +81,7 @@ func (b *Bucket) skipRest(w *allWalk, as func(*Counts) *uint32) {
 	for ; w.next < len(b.slots); w.next++ {
 		switch s := b.slots[w.next].s; {
 		case s == nil || s.state == opened || s.state == connecting:
-		case s.accepted(w.op):
+		case s.takes(w.op, w.packets.stored):
 			*as(&w.counts)++
 		default:
 			w.counts.Filtered++
@@ -170,7 +174,7 @@ func (b *Bucket) walkAlls(budget int) {
 			if s == nil || s.state == opened || s.state == connecting {
 				continue
 			}
-			if !s.accepted(w.op) {
+			if !s.takes(w.op, w.packets.stored) {
 				w.counts.Filtered++
 				continue
 			}

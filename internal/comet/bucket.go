@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/perseid-im/perseid/internal/timeline"
 	"github.com/perseid-im/perseid/pkg/mailbox"
 	"github.com/perseid-im/perseid/pkg/wheel"
 )
@@ -43,6 +44,7 @@ type Bucket struct {
 	calls   []func(*Bucket)
 	renew   uint32 // next slot to renew the location of
 	nowMS   int64
+	allTop  timeline.Position // of the timeline of pushes to all
 }
 
 type slot struct {

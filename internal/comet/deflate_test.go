@@ -165,11 +165,11 @@ func TestPacketsAfterEncoding(t *testing.T) {
 		if form == formWrappedDeflated {
 			strip = wire.HeaderLen
 		}
-		p.add(1000, []byte("short"))
+		p.add(1000, []byte("short"), nil)
 		if got := content(t, p.encoded(form), false)[strip:]; !bytes.Equal(got, run("short")) {
 			t.Errorf("%q", got)
 		}
-		p.add(1000, []byte(chat(10)))
+		p.add(1000, []byte(chat(10)), nil)
 		if got := content(t, p.encoded(form), true)[strip:]; !bytes.Equal(got, run("short", chat(10))) {
 			t.Errorf("%q", got)
 		}
@@ -229,7 +229,7 @@ func BenchmarkEncode(b *testing.B) {
 				for b.Loop() {
 					p.reset()
 					for _, body := range bodies {
-						p.add(1000, body)
+						p.add(1000, body, nil)
 					}
 					n = len(p.encoded(form))
 				}

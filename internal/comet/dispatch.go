@@ -45,6 +45,10 @@ type Push struct {
 	Room      string
 	All       bool
 	Speed     uint32 // sessions per second of All; 0 = no limit
+	// Positions are those of a stored message: one for Room or All, or one per
+	// user. PositionOf is parallel to Sessions; nil = all have the first.
+	Positions  []wire.Position
+	PositionOf []uint32
 	Comets    uint32 // comets that share All; 0 = not told
 	ID        message.ID
 }
@@ -262,17 +266,17 @@ func (g *Gateway) Dispatch(ctx context.Context, lane Lane, pushes []Push) (*Deli
 // apply does a bucket's share of a delivery.
 func (b *Bucket) apply(batch *bucketBatch) {
 	d := batch.d
-	run, current := (*packets)(nil), int32(-1)
+	run, current, of := (*packets)(nil), int32(-1), (*wire.Position)(nil)
 	for _, u := range batch.units {
 		p := &d.Pushes[u.push]
 		switch {
 		case u.target >= 0:
-			if u.push != current {
-				run, current = b.takePackets(), u.push
-				run.add(p.Op, p.Body)
+			if pos := p.position(int(u.target)); u.push != current || pos != of {
+				run, current, of = b.takePackets(), u.push, pos
+				run.add(p.Op, p.Body, pos)
 				b.sent = append(b.sent, run)
 			}
-			d.Results[u.push].Sessions[u.target] = b.unicast(p, p.Sessions[u.target], run)
+			d.Results[u.push].Sessions[u.target] = b.unicast(p, of, p.Sessions[u.target], run)
 		case p.All:
 			b.pushAll(d, int(u.push))
 		default:
@@ -283,7 +287,7 @@ func (b *Bucket) apply(batch *bucketBatch) {
 	}
 }
 
-func (b *Bucket) unicast(p *Push, id uint64, run *packets) Outcome {
+func (b *Bucket) unicast(p *Push, pos *wire.Position, id uint64, run *packets) Outcome {
 	s := b.find(id)
 	if s == nil {
 		b.gateway.stats.missed()
@@ -291,25 +295,31 @@ func (b *Bucket) unicast(p *Push, id uint64, run *packets) Outcome {
 	}
 	if s.state == connecting {
 		// Its ops are not known before logic's answer; it is about to come.
-		return b.hold(p, s)
+		return b.hold(p, pos, s)
 	}
-	if !s.accepted(p.Op) {
+	if !s.takes(p.Op, pos != nil) {
 		b.gateway.stats.filtered()
 		return Filtered
 	}
+	if pos != nil && s.tops != nil {
+		raise(&s.tops.inbox, at(pos))
+	}
 	o := b.push(s, run.encoded(s.form()))
 	b.gateway.stats.outcome(o)
+	if o == Slow && pos != nil {
+		b.hint(s, message.Inbox(s.mid), at(pos))
+	}
 	return o
 }
 
 // hold keeps a push for a session whose auth is under way. Sessions connect
 // with what they accept in the auth packet, so the op is checked when it has
 // been answered; what becomes of it is counted then.
-func (b *Bucket) hold(p *Push, s *Session) Outcome {
+func (b *Bucket) hold(p *Push, pos *wire.Position, s *Session) Outcome {
 	if len(s.held)+1 > maxHeld {
 		b.gateway.stats.outcome(Slow)
 		return Slow
 	}
-	s.held = append(s.held, heldPush{op: p.Op, body: p.Body})
+	s.held = append(s.held, heldPush{op: p.Op, body: p.Body, at: pos})
 	return Delivered
 }

@@ -76,6 +76,9 @@ func (b *Bucket) connected(id uint64, r ConnectResult) {
 	}
 	s.mid, s.key, s.heartbeatMS = r.Mid, r.Key, max(r.HeartbeatMS, 1000)
 	s.accept(r.Accepts)
+	if s.ver >= uint8(wire.V2) {
+		s.tops = &tops{}
+	}
 	s.state = confirming
 	b.releaseHeld(s)
 	if r.Room == "" {
@@ -94,12 +97,15 @@ func (b *Bucket) connected(id uint64, r ConnectResult) {
 // reply, those of them that the session accepts.
 func (b *Bucket) releaseHeld(s *Session) {
 	for _, h := range s.held {
-		if !s.accepted(h.op) {
+		if !s.takes(h.op, h.at != nil) {
 			b.gateway.stats.filtered()
 			continue
 		}
 		run := b.takePackets()
-		run.add(h.op, h.body)
+		run.add(h.op, h.body, h.at)
+		if h.at != nil && s.tops != nil {
+			raise(&s.tops.inbox, at(h.at))
+		}
 		b.gateway.stats.outcome(b.push(s, run.encoded(s.form())))
 		b.sent = append(b.sent, run)
 	}
@@ -166,7 +172,8 @@ func (b *Bucket) handle(s *Session, p wire.Packet) {
 		b.nowMS = b.gateway.nowMS()
 		b.alive(s)
 		if v2 {
-			b.replyJSON(s, reply.Op, p.Seq, heartbeatReply{Online: s.online()})
+			s.hinted = false
+			b.replyJSON(s, reply.Op, p.Seq, heartbeatReply{Online: s.online(), Tops: b.news(s)})
 			return
 		}
 		b.reply(s, reply, binary.BigEndian.AppendUint32(nil, uint32(s.online())))
@@ -261,7 +268,8 @@ type (
 		Node      string `json:"node"`
 	}
 	heartbeatReply struct {
-		Online int32 `json:"online"`
+		Online int32     `json:"online"`
+		Tops   []topBody `json:"tops,omitempty"` // those that changed since they were told
 	}
 	refusal struct {
 		Code      uint16 `json:"code"`

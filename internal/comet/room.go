@@ -1,6 +1,10 @@
 package comet
 
-import "time"
+import (
+	"time"
+
+	"github.com/perseid-im/perseid/internal/timeline"
+)
 
 // Room is the members that one bucket has in a room. It exists only while it
 // has members, and belongs to the bucket's loop.
@@ -9,6 +13,7 @@ type Room struct {
 	count   *roomCount
 	members []member      // dense; order has no meaning
 	window  time.Duration // merge window of the room's type
+	top     timeline.Position
 	rounds  []*round      // oldest first; rounds[0] is being written or next
 	cursor  int           // members[:cursor] have the round in work
 	end     int           // members[cursor:end] are still to get it

@@ -45,11 +45,20 @@ type roomPush struct {
 	gone bool // a later push of the same conflation key took its place
 }
 
-func packetBytes(p *Push) int { return wire.HeaderLen + len(p.Body) }
+func packetBytes(p *Push) int {
+	n := wire.HeaderLen + len(p.Body)
+	if pos := p.position(0); pos != nil {
+		n += pos.Len()
+	}
+	return n
+}
 
 // pushRoom lets a push join the next round of a room.
 func (b *Bucket) pushRoom(r *Room, d *Delivery, index int) {
 	p := &d.Pushes[index]
+	if pos := p.position(0); pos != nil {
+		raise(&r.top, at(pos))
+	}
 	rd := r.roundFor(p, b.gateway.cfg.RoundBytes)
 	if rd == nil {
 		b.gateway.stats.outcomes.Add(int(Slow), len(r.members))
@@ -192,13 +201,13 @@ func (b *Bucket) encode(rd *round) {
 			rd.essential = b.takePackets()
 			for j := range i {
 				if before := rd.pushes[j].push(); !rd.pushes[j].gone {
-					rd.essential.add(before.Op, before.Body)
+					rd.essential.add(before.Op, before.Body, before.position(0))
 				}
 			}
 		}
-		rd.all.add(p.Op, p.Body)
+		rd.all.add(p.Op, p.Body, p.position(0))
 		if p.Class != Low && rd.essential != rd.all {
-			rd.essential.add(p.Op, p.Body)
+			rd.essential.add(p.Op, p.Body, p.position(0))
 		}
 	}
 	rd.latest = nil
@@ -219,6 +228,9 @@ func (b *Bucket) writeRound(s *Session, rd *round) {
 		rd.delivered++
 	case Slow:
 		rd.slow++
+		if run.stored {
+			b.missedRound(s, rd)
+		}
 		if run != rd.all {
 			rd.shortened--
 		}

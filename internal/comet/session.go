@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/perseid-im/perseid/internal/timeline"
 	"github.com/perseid-im/perseid/pkg/wheel"
 	"github.com/perseid-im/perseid/pkg/wire"
 )
@@ -46,6 +47,7 @@ type Session struct {
 	heartbeatMS int64
 	lastRoom    *roomCount // of the newest room, also after it was left (goim)
 	held        []heldPush // pushed while logic was asked
+	tops        *tops      // version 2 only
 
 	framing  Framing
 	ver      uint8
@@ -53,6 +55,7 @@ type Session struct {
 	paused   bool
 	upgraded bool // WebSocket handshake done
 	deflate  bool // with permessage-deflate
+	hinted   bool // was told that it missed something, and took nothing since
 	authSeq  int32
 }
 
@@ -60,6 +63,7 @@ type Session struct {
 type heldPush struct {
 	op   wire.Op
 	body []byte
+	at   *wire.Position // nil: transient
 }
 
 // maxHeld bounds them; a session is in this state for milliseconds.
@@ -68,7 +72,8 @@ const maxHeld = 64
 // membership is a session's place in a room.
 type membership struct {
 	room *Room
-	pos  int32 // index in room.members
+	pos  int32             // index in room.members
+	told timeline.Position // top of the room that the session was told last
 }
 
 // Bucket is what the session belongs to.

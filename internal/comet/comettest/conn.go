@@ -98,6 +98,17 @@ func (c *Conn) Send(ver int16, op wire.Op, seq int32, body string) {
 // Bodies are those of the packets with this op, so far.
 func (c *Conn) Bodies(op wire.Op) (bodies []string) {
 	c.t.Helper()
+	for _, p := range c.Packets() {
+		if p.Op == op {
+			bodies = append(bodies, string(p.Body))
+		}
+	}
+	return bodies
+}
+
+// Packets are all that were written so far.
+func (c *Conn) Packets() (packets []wire.Packet) {
+	c.t.Helper()
 	c.mu.Lock()
 	out := bytes.Clone(c.out.Bytes())
 	c.mu.Unlock()
@@ -106,12 +117,10 @@ func (c *Conn) Bodies(op wire.Op) (bodies []string) {
 		if err != nil || n == 0 {
 			c.t.Fatalf("not whole packets: %x (%v)", out, err)
 		}
-		if p.Op == op {
-			bodies = append(bodies, string(p.Body))
-		}
+		packets = append(packets, p)
 		out = out[n:]
 	}
-	return bodies
+	return packets
 }
 
 // Ended tells whether the session's connection was closed.

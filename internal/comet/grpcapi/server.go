@@ -186,6 +186,9 @@ func pushesOf(batch *cometv1.Batch) ([]comet.Push, error) {
 		if len(p.MsgId) == len(message.ID{}) { // a goim logic gives none
 			pushes[i].ID = message.ID(p.MsgId)
 		}
+		if err := addPositions(&pushes[i], i, p); err != nil {
+			return nil, err
+		}
 	}
 	return pushes, nil
 }
