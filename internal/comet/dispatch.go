@@ -49,8 +49,8 @@ type Push struct {
 	// user. PositionOf is parallel to Sessions; nil = all have the first.
 	Positions  []wire.Position
 	PositionOf []uint32
-	Comets    uint32 // comets that share All; 0 = not told
-	ID        message.ID
+	Comets     uint32 // comets that share All; 0 = not told
+	ID         message.ID
 }
 
 // PushResult counts the outcomes of a push. Sessions is parallel to

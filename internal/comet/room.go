@@ -14,11 +14,11 @@ type Room struct {
 	members []member      // dense; order has no meaning
 	window  time.Duration // merge window of the room's type
 	top     timeline.Position
-	rounds  []*round      // oldest first; rounds[0] is being written or next
-	cursor  int           // members[:cursor] have the round in work
-	end     int           // members[cursor:end] are still to get it
-	rested  time.Time     // no round begins before
-	listed  bool          // in Bucket.walking
+	rounds  []*round  // oldest first; rounds[0] is being written or next
+	cursor  int       // members[:cursor] have the round in work
+	end     int       // members[cursor:end] are still to get it
+	rested  time.Time // no round begins before
+	listed  bool      // in Bucket.walking
 }
 
 type member struct {
