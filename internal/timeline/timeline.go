@@ -227,6 +227,8 @@ var (
 	ErrForbidden = errors.New("timeline: not a timeline of this reader")
 	// ErrNoArchive: what was asked for needs an archive and none is configured.
 	ErrNoArchive = errors.New("timeline: no archive is configured")
+	// ErrTooMany: more timelines, positions or members than one call may name.
+	ErrTooMany = errors.New("timeline: too many at once")
 	// ErrNotFound: no such position, or no such member.
 	ErrNotFound = errors.New("timeline: not found")
 )
