@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/perseid-im/perseid/internal/presence"
+	"github.com/perseid-im/perseid/internal/timeline"
 )
 
 // Close codes of a refused connection (protocol.md): 3101 = reconnect with
@@ -21,6 +22,7 @@ type ConnectItem struct {
 	Token   []byte // body of the auth packet
 	Cookie  string
 	IP      string
+	Ver     int32 // of the protocol; stored messages are for 2 and above
 }
 
 // ConnectResult is a session that is in (Code 0), or a close code and why.
@@ -30,6 +32,14 @@ type ConnectResult struct {
 	Identity
 	Heartbeat time.Duration // a session that is silent for longer is closed
 	Replaced  uint64        // session of the same node that held the key; 0 = none
+	SessionReading
+}
+
+// SessionReading is what a session of version 2 reads of timelines.
+type SessionReading struct {
+	Rooms  []string          // durable rooms of the user, besides the named one
+	Tops   []timeline.Top    // of the inbox and of all rooms
+	Resume []timeline.Cursor // what the auth packet asked for
 }
 
 // Connect authenticates sessions of one node and records where they are. The
@@ -68,6 +78,9 @@ func (c *Core) Connect(ctx context.Context, node presence.Node, items []ConnectI
 				continue
 			}
 			results[i].Replaced = replaced[n]
+		}
+		if err == nil {
+			c.startReading(ctx, node, items, results, index)
 		}
 	}
 	for i := range results {

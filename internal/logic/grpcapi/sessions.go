@@ -25,7 +25,7 @@ func (s *Service) Connect(ctx context.Context, r *logicv1.ConnectRequest) (*logi
 		if it.GetSession() == 0 {
 			return nil, status.Errorf(codes.InvalidArgument, "items[%d].session = 0: 1 or more", i)
 		}
-		items[i] = logic.ConnectItem{Session: it.GetSession(), Token: it.GetToken(), Cookie: it.GetCookie(), IP: it.GetIp()}
+		items[i] = logic.ConnectItem{Session: it.GetSession(), Token: it.GetToken(), Cookie: it.GetCookie(), IP: it.GetIp(), Ver: it.GetVer()}
 	}
 	reply := &logicv1.ConnectReply{Results: make([]*logicv1.ConnectResult, len(items))}
 	for i, result := range s.core.Connect(ctx, node, items) {
@@ -39,6 +39,9 @@ func (s *Service) Connect(ctx context.Context, r *logicv1.ConnectRequest) (*logi
 			HeartbeatMs: result.Heartbeat.Milliseconds(),
 			Platform:    result.Platform,
 			Replaced:    result.Replaced,
+			Rooms:       result.Rooms,
+			Tops:        topsOf(result.Tops),
+			Resume:      resumeOf(result.Resume),
 		}
 	}
 	return reply, nil
