@@ -18,7 +18,10 @@ type Config struct {
 	AppendTimeout   time.Duration `toml:"append_timeout" doc:"deadline for making a push durable in the log; duration; 100ms to 1m"`
 	TimelineTimeout time.Duration `toml:"timeline_timeout" doc:"deadline of one call about stored messages, Redis and SQL together; below job.route_timeout; duration; 100ms to 1m"`
 	MaxBodyBytes    int           `toml:"max_body_bytes" doc:"largest body of a push; bytes; 1 to 16776704, at most the log's max_record_bytes less 512"`
-	MaxTargets      int           `toml:"max_targets" doc:"most targets of one push; count; 1 to 100000"`
+	MaxTargets      int           `toml:"max_targets" doc:"most targets of one push; count; 1 to 100000; a stored one has 1000 at most"`
+	MaxTTL          time.Duration `toml:"max_ttl" doc:"longest time after which a push may expire; duration; 1s to 87600h"`
+	MaxWait         time.Duration `toml:"max_wait" doc:"longest time that a push may wait until it is stored; duration; 10ms to 1m, append_timeout and max_wait together below the API's timeout"`
+	RequestTTL      time.Duration `toml:"request_ttl" doc:"how long an Idempotency-Key that comes with another request is refused; duration; 1m to 720h"`
 
 	Node    NodeConfig    `toml:"node"`
 	Backoff BackoffConfig `toml:"backoff"`
@@ -60,6 +63,9 @@ func DefaultConfig() Config {
 		TimelineTimeout: 4 * time.Second,
 		MaxBodyBytes:    999_488, // goim's 1,000,000 bytes of a Kafka record
 		MaxTargets:      1000,
+		MaxTTL:          30 * 24 * time.Hour,
+		MaxWait:         3 * time.Second,
+		RequestTTL:      24 * time.Hour,
 		Node: NodeConfig{
 			DefaultDomain: "localhost",
 			Heartbeat:     4 * time.Minute,
@@ -85,6 +91,9 @@ func (c *Config) Problems() []string {
 	p = durationIn(p, "timeline_timeout", c.TimelineTimeout, 100*time.Millisecond, time.Minute)
 	p = numberIn(p, "max_body_bytes", c.MaxBodyBytes, 1, 16<<20-512)
 	p = numberIn(p, "max_targets", c.MaxTargets, 1, 100_000)
+	p = durationIn(p, "max_ttl", c.MaxTTL, time.Second, 87600*time.Hour)
+	p = durationIn(p, "max_wait", c.MaxWait, 10*time.Millisecond, time.Minute)
+	p = durationIn(p, "request_ttl", c.RequestTTL, time.Minute, 720*time.Hour)
 	for _, s := range c.Node.Problems() {
 		p = append(p, "node."+s)
 	}

@@ -47,7 +47,7 @@ type Deps struct {
 	Log        stream.Producer
 	Broadcasts presence.Broadcasts // nil = nothing is known about pushes to all
 	Timelines  Timelines           // nil = nothing is stored
-	Policy     Policy              // who may publish what; nil = MembersPolicy
+	Requests   Requests            // nil = an Idempotency-Key used twice is not noticed
 	Auth       Authenticator       // nil = TrustClient
 	Logger     *slog.Logger        // nil = silent
 	Metrics    *obs.Metrics        // nil = not counted
@@ -62,7 +62,7 @@ type Core struct {
 	log        stream.Producer
 	broadcasts presence.Broadcasts
 	timelines  Timelines // nil = nothing is stored
-	policy     Policy
+	requests   Requests
 	auth       Authenticator
 	logger     *slog.Logger
 	storms     *obs.Limited // what goes wrong for every caller at once
@@ -90,12 +90,9 @@ func New(cfg Config, deps Deps) (*Core, error) {
 		return nil, errors.New("logic: presence and log are required")
 	}
 	c := &Core{
-		cfg: cfg, presence: deps.Presence, log: deps.Log, broadcasts: deps.Broadcasts, timelines: deps.Timelines, policy: deps.Policy, auth: deps.Auth,
+		cfg: cfg, presence: deps.Presence, log: deps.Log, broadcasts: deps.Broadcasts, timelines: deps.Timelines, requests: deps.Requests, auth: deps.Auth,
 		logger: deps.Logger, metrics: newMetrics(deps.Metrics), now: deps.Now, random: deps.Rand,
 		regions: newRegionTable(cfg.Regions),
-	}
-	if c.policy == nil {
-		c.policy = MembersPolicy{deps.Timelines}
 	}
 	if c.auth == nil {
 		c.auth = TrustClient{}

@@ -9,7 +9,7 @@ import (
 // caller set them, the others as the kind has them. The error is a *Refusal:
 // what cannot be done is not dropped silently.
 func (c *Core) ResolveFlags(kind message.Kind, set, mask message.Flags, t message.Target) (message.Flags, error) {
-	set, mask = set&mask, mask&^message.Low // priority has no default
+	set &= mask
 	inbox := t.Kind == message.User
 	if set.Has(message.Archive) {
 		if mask.Has(message.Store) && !set.Has(message.Store) {

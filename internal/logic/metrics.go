@@ -35,6 +35,7 @@ const (
 	forState
 	forOnline
 	forBroadcast
+	forRequest
 )
 
 func newMetrics(m *obs.Metrics) metrics {
@@ -44,7 +45,7 @@ func newMetrics(m *obs.Metrics) metrics {
 		connect: m.Counter("perseid_connect_total", "Sessions that wanted in, by the answer.",
 			"result", []string{"ok", "bad_token", "unavailable"}),
 		presence: m.Counter("perseid_presence_errors_total", "Presence calls that failed, by what they were for.",
-			"purpose", []string{"connect", "disconnect", "refresh", "leave", "route", "state", "online", "broadcast"}),
+			"purpose", []string{"connect", "disconnect", "refresh", "leave", "route", "state", "online", "broadcast", "request"}),
 	}
 }
 

@@ -51,7 +51,7 @@ func TestSnapshotOutlivesRedis(t *testing.T) {
 		t.Error("ready without Redis")
 	}
 	failures := env.Metrics.Counter("perseid_presence_errors_total", "Presence calls that failed, by what they were for.",
-		"purpose", []string{"connect", "disconnect", "refresh", "leave", "route", "state", "online", "broadcast"})
+		"purpose", []string{"connect", "disconnect", "refresh", "leave", "route", "state", "online", "broadcast", "request"})
 	const online = 6
 	logictest.Eventually(t, "several reads failed", func() bool { return failures.Value(online) > 3 })
 	if conns, ips := core.OnlineTotal(); conns != 4 || ips != 2 {

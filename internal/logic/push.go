@@ -43,29 +43,47 @@ func (c *Core) Accept(ctx context.Context, op int32, flags message.Flags, body [
 // ErrLogAway (wrapped); after ErrLogAway some targets may have it, and to
 // accept the same ID again brings it to the others.
 func (c *Core) AcceptMessage(ctx context.Context, m message.Message, targets []message.Target) (message.Message, error) {
-	m, _, err := c.accept(ctx, m, targets, false)
+	m, _, err := c.accept(ctx, m, targets, terms{})
 	return m, err
 }
 
-// Push is Accept, and says for each distinct target, in the order of the
-// request, whether somebody was there. What it does not learn in time is
-// Unknown; that never delays or fails the push beyond the state deadline.
-func (c *Core) Push(ctx context.Context, op int32, flags message.Flags, body []byte, targets []message.Target) (message.ID, []TargetState, error) {
-	m, known, err := c.accept(ctx, message.Message{Op: op, Flags: flags, Body: body}, targets, true)
-	return m.ID, known, err
+// share is the targets of a message that get it with the same flags.
+type share struct {
+	flags   message.Flags
+	targets []message.Target
 }
 
-func (c *Core) accept(ctx context.Context, m message.Message, targets []message.Target, states bool) (message.Message, []TargetState, error) {
-	m, known, err := c.appendOne(ctx, m, targets, states)
+// terms are how a message is accepted.
+type terms struct {
+	// flagsOf gives the flags for a target, or a *Refusal; nil: the message has
+	// them already.
+	flagsOf func(message.Target) (message.Flags, error)
+	// last is asked when nothing else can be refused; nil = nobody.
+	last func(context.Context) error
+	// states: it is said for each distinct target, in the order of the request,
+	// whether somebody was there. What is not learned in time is Unknown; that
+	// never delays or fails the push beyond the state deadline.
+	states bool
+}
+
+func (c *Core) accept(ctx context.Context, m message.Message, targets []message.Target, how terms) (message.Message, []TargetState, error) {
+	m, known, err := c.appendOne(ctx, m, targets, how)
 	c.metrics.accept.Inc(acceptResult(err))
 	return m, known, err
 }
 
-func (c *Core) appendOne(ctx context.Context, m message.Message, targets []message.Target, states bool) (message.Message, []TargetState, error) {
+func (c *Core) appendOne(ctx context.Context, m message.Message, targets []message.Target, how terms) (message.Message, []TargetState, error) {
 	if c.draining.Load() {
 		return message.Message{}, nil, ErrDraining
 	}
 	targets, err := c.check(&m, targets)
+	if err != nil {
+		return message.Message{}, nil, err
+	}
+	shares, err := c.deal(&m, targets, how)
+	if err == nil && how.last != nil {
+		err = how.last(ctx)
+	}
 	if err != nil {
 		return message.Message{}, nil, err
 	}
@@ -78,13 +96,13 @@ func (c *Core) appendOne(ctx context.Context, m message.Message, targets []messa
 	// States are read beside the append: a slow presence costs no time unless
 	// it is slower than the log.
 	var known chan []TargetState
-	if states {
+	if how.states {
 		known = make(chan []TargetState, 1)
 		go func() { known <- c.safeStates(ctx, targets) }()
 	}
-	err = c.appendWithin(ctx, m, targets)
+	err = c.appendWithin(ctx, m, shares)
 	var result []TargetState
-	if states {
+	if how.states {
 		result = <-known // bounded by the state deadline
 	}
 	switch {
@@ -99,20 +117,30 @@ func (c *Core) appendOne(ctx context.Context, m message.Message, targets []messa
 
 // appendWithin appends the message, and after it the sender's copy: who sees
 // it in an own session knows that the receivers have it.
-func (c *Core) appendWithin(ctx context.Context, m message.Message, targets []message.Target) error {
+func (c *Core) appendWithin(ctx context.Context, m message.Message, shares []share) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.AppendTimeout)
 	defer cancel()
-	if err := c.log.Append(ctx, m, targets); err != nil {
-		return err
+	own, copied := message.ToUser(m.Sender), false
+	for _, s := range shares {
+		m.Flags = s.flags
+		if err := c.log.Append(ctx, m, s.targets); err != nil {
+			return err
+		}
+		copied = copied || s.flags.Has(message.Store|message.SenderSync) && m.Sender > 0
 	}
-	if !m.Flags.Has(message.Store|message.SenderSync) || m.Sender <= 0 {
+	if !copied {
 		return nil
 	}
-	own := message.ToUser(m.Sender)
-	if slices.Contains(targets, own) {
-		return nil
+	for _, s := range shares {
+		if s.flags.Has(message.Store) && slices.Contains(s.targets, own) {
+			return nil
+		}
 	}
-	m.Flags &^= message.Unread | message.OfflinePush
+	for _, s := range shares {
+		if s.flags.Has(message.SenderSync) {
+			m.Flags = s.flags &^ (message.Unread | message.OfflinePush)
+		}
+	}
 	return c.log.Append(ctx, m, []message.Target{own})
 }
 
@@ -130,26 +158,14 @@ func (c *Core) check(m *message.Message, targets []message.Target) ([]message.Ta
 	if len(targets) == 0 {
 		return nil, &Refusal{NoTargets, "no targets given: at least one"}
 	}
-	most := c.cfg.MaxTargets
-	if m.Flags.Has(message.Store) {
-		most = min(most, maxStoredTargets)
-	}
-	if len(targets) > most {
-		return nil, &Refusal{TooManyTargets, fmt.Sprintf("%d targets: at most %d in one push", len(targets), most)}
+	if len(targets) > c.cfg.MaxTargets {
+		return nil, &Refusal{TooManyTargets, fmt.Sprintf("%d targets: at most %d in one push", len(targets), c.cfg.MaxTargets)}
 	}
 	seen := make(map[message.Target]struct{}, len(targets))
 	distinct := make([]message.Target, 0, len(targets))
 	for i, t := range targets {
 		if err := CheckTarget(t); err != nil {
 			return nil, &Refusal{BadTarget, fmt.Sprintf("target %d: %v", i, err)}
-		}
-		if m.Flags.Has(message.Store) {
-			if err := c.canStore(t); err != nil {
-				return nil, err
-			}
-		}
-		if err := checkRoomOnly(m, t); err != nil {
-			return nil, err
 		}
 		// Two paces of one broadcast are one target.
 		identity := t
@@ -163,13 +179,50 @@ func (c *Core) check(m *message.Message, targets []message.Target) ([]message.Ta
 	return distinct, nil
 }
 
-// checkRoomOnly refuses what would have no effect.
-func checkRoomOnly(m *message.Message, t message.Target) error {
+// deal shares the targets out by the flags of the message for them.
+func (c *Core) deal(m *message.Message, targets []message.Target, how terms) ([]share, error) {
+	shares := make([]share, 0, 1)
+	stored := 0
+	for _, t := range targets {
+		flags, err := m.Flags, error(nil)
+		if how.flagsOf != nil {
+			if flags, err = how.flagsOf(t); err != nil {
+				return nil, err
+			}
+		}
+		if err := c.checkFlags(m, flags, t); err != nil {
+			return nil, err
+		}
+		if flags.Has(message.Store) {
+			if stored++; stored > maxStoredTargets {
+				return nil, &Refusal{TooManyTargets, fmt.Sprintf("more than %d targets: not in one push that is stored", maxStoredTargets)}
+			}
+		}
+		i := slices.IndexFunc(shares, func(s share) bool { return s.flags == flags })
+		if i < 0 {
+			i, shares = len(shares), append(shares, share{flags: flags})
+		}
+		shares[i].targets = append(shares[i].targets, t)
+	}
+	if len(shares) == 1 {
+		shares[0].targets = targets
+	}
+	return shares, nil
+}
+
+// checkFlags refuses what could not have its effect.
+func (c *Core) checkFlags(m *message.Message, flags message.Flags, t message.Target) error {
+	if flags.Has(message.Store) {
+		if err := c.canStore(t); err != nil {
+			return err
+		}
+	}
 	switch {
-	case t.Kind == message.Room:
-	case m.Conflate != "":
+	case m.Conflate != "" && t.Kind != message.Room:
 		return &Refusal{BadFlags, "conflate: only for rooms"}
-	case m.Flags.Has(message.Low):
+	case m.Conflate != "" && flags.Has(message.Store):
+		return &Refusal{BadFlags, "conflate: not with store; what a later message replaces is not kept"}
+	case flags.Has(message.Low) && t.Kind != message.Room:
 		return &Refusal{BadFlags, "priority low: only for rooms"}
 	}
 	return nil
@@ -190,8 +243,8 @@ func checkNames(m *message.Message) error {
 		return &Refusal{BadField, fmt.Sprintf("source: at most %d bytes of UTF-8", message.MaxAuditBytes)}
 	case len(m.Conflate) > message.MaxConflateBytes || !utf8.ValidString(m.Conflate):
 		return &Refusal{BadField, fmt.Sprintf("conflate: at most %d bytes of UTF-8", message.MaxConflateBytes)}
-	case m.Conflate != "" && (m.Flags.Has(message.Store) || m.ClientID != ""):
-		return &Refusal{BadFlags, "conflate: not with store or client_msg_id; what a later message replaces is not kept"}
+	case m.Conflate != "" && m.ClientID != "":
+		return &Refusal{BadFlags, "conflate: not with client_msg_id"}
 	}
 	return nil
 }

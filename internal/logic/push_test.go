@@ -138,17 +138,17 @@ func TestPushWithoutStates(t *testing.T) {
 		core := env.Core(t, func(c *logic.Config, d *logic.Deps) {
 			c.StateTimeout, d.Presence = 20*time.Millisecond, registry
 		})
-		_, states, err := core.Push(t.Context(), 1, 0, nil, []message.Target{message.ToKey("k"), message.ToUser(1), message.ToAll(0)})
+		pushed, err := core.Push(t.Context(), logic.PushRequest{States: true, Message: message.Message{Op: 1}, Targets: []message.Target{message.ToKey("k"), message.ToUser(1), message.ToAll(0)}})
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
-		for _, s := range states {
+		for _, s := range pushed.States {
 			if s.State != logic.Unknown {
 				t.Errorf("%s: %v is %s", what, s.Target, s.State)
 			}
 		}
-		if len(states) != 3 {
-			t.Errorf("%s: %d states", what, len(states))
+		if len(pushed.States) != 3 {
+			t.Errorf("%s: %d states", what, len(pushed.States))
 		}
 	}
 }
@@ -161,11 +161,11 @@ func TestStaleCountsAreUnknown(t *testing.T) {
 	core := env.Core(t, nil)
 	targets := []message.Target{message.ToRoom("r://1"), message.ToAll(0)}
 	push := func() [2]logic.State {
-		_, states, err := core.Push(t.Context(), 1, 0, nil, targets)
+		pushed, err := core.Push(t.Context(), logic.PushRequest{States: true, Message: message.Message{Op: 1}, Targets: targets})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return [2]logic.State{states[0].State, states[1].State}
+		return [2]logic.State{pushed.States[0].State, pushed.States[1].State}
 	}
 	logictest.Eventually(t, "both are online", func() bool { return push() == [2]logic.State{logic.Online, logic.Online} })
 	env.Redis.SetError("away")

@@ -16,6 +16,7 @@ const (
 	BadLimit       Reason = "bad_limit"
 	BadField       Reason = "bad_field"
 	BadFlags       Reason = "bad_flags"
+	KeyReused      Reason = "key_reused"
 	NoArchive      Reason = "no_archive"
 	UnknownPush    Reason = "unknown_push"
 )

@@ -9,7 +9,8 @@ import (
 	"github.com/perseid-im/perseid/internal/message"
 )
 
-// headerMsgID names a goim push to all, for the routes under /v1/push/all.
+// headerMsgID names a goim push to all, for the routes under /v1/push/all, and
+// one that is stored.
 const headerMsgID = "X-Msg-Id"
 
 // readBody reads a body of at most limit bytes.
@@ -40,23 +41,50 @@ func (s *Server) goimBody(w http.ResponseWriter, r *http.Request) (body []byte, 
 	return body, true
 }
 
+// goimPush is a push of goim's routes.
+type goimPush struct {
+	op     int32
+	body   []byte
+	flags  message.Flags
+	silent bool // the way of push/keys, where goim says -400 and nothing else whatever went wrong
+}
+
+// store reads store=1, which goim does not have: the message gets a position
+// in the timeline of each target.
+func (q *query) store() message.Flags {
+	switch q.values.Get("store") {
+	case "", "0":
+	case "1":
+		return message.Store
+	default:
+		q.missing = append(q.missing, errors.New("store: 0 or 1"))
+	}
+	return 0
+}
+
 // accept hands a goim push in. Targets that no session can have are offline
-// for sure and skipped, as goim skips who is offline.
-func (s *Server) accept(w http.ResponseWriter, r *http.Request, op int32, body []byte, targets []message.Target, silent bool) {
-	possible := targets[:0:0]
-	for _, t := range targets {
-		if logic.CheckTarget(t) == nil {
-			possible = append(possible, t)
+// for sure and skipped, as goim skips who is offline; not so if something is
+// to be kept for them.
+func (s *Server) accept(w http.ResponseWriter, r *http.Request, p goimPush, targets []message.Target) {
+	possible := targets
+	if p.flags == 0 {
+		possible = targets[:0:0]
+		for _, t := range targets {
+			if logic.CheckTarget(t) == nil {
+				possible = append(possible, t)
+			}
 		}
 	}
 	if len(possible) > 0 {
-		id, err := s.core.Accept(r.Context(), op, 0, body, possible)
+		pushed, err := s.core.Push(r.Context(), logic.PushRequest{
+			Message: message.Message{Op: p.op, Body: p.body}, Set: p.flags, Mask: p.flags, Targets: possible,
+		})
 		if err != nil {
-			s.goimPushError(w, err, silent)
+			s.goimPushError(w, err, p.silent)
 			return
 		}
-		if possible[0].Kind == message.All {
-			w.Header().Set(headerMsgID, id.String()) // goim's body has no place for it
+		if possible[0].Kind == message.All || p.flags != 0 {
+			w.Header().Set(headerMsgID, pushed.ID.String()) // goim's body has no place for it
 		}
 	}
 	writeOK(w, nil)
@@ -65,7 +93,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, op int32, body [
 func (s *Server) pushKeys(w http.ResponseWriter, r *http.Request) {
 	q := newQuery(r.URL)
 	op := int32(q.number("operation", 32))
-	keys := q.values["keys"]
+	keys, flags := q.values["keys"], q.store()
 	if err := q.failed(); err != nil {
 		writeBindError(w, err)
 		return
@@ -82,13 +110,13 @@ func (s *Server) pushKeys(w http.ResponseWriter, r *http.Request) {
 	for i, key := range keys {
 		targets[i] = message.ToKey(key)
 	}
-	s.accept(w, r, op, body, targets, true)
+	s.accept(w, r, goimPush{op, body, flags, true}, targets)
 }
 
 func (s *Server) pushMids(w http.ResponseWriter, r *http.Request) {
 	q := newQuery(r.URL)
 	op := int32(q.number("operation", 32))
-	mids := q.numbers("mids", 64)
+	mids, flags := q.numbers("mids", 64), q.store()
 	if err := q.failed(); err != nil {
 		writeBindError(w, err)
 		return
@@ -101,7 +129,7 @@ func (s *Server) pushMids(w http.ResponseWriter, r *http.Request) {
 	for i, mid := range mids {
 		targets[i] = message.ToUser(mid)
 	}
-	s.accept(w, r, op, body, targets, false)
+	s.accept(w, r, goimPush{op, body, flags, false}, targets)
 }
 
 func (s *Server) pushRoom(w http.ResponseWriter, r *http.Request) {
@@ -111,6 +139,7 @@ func (s *Server) pushRoom(w http.ResponseWriter, r *http.Request) {
 	q.require("Op", op != 0)
 	q.require("Type", typ != "")
 	q.require("Room", room != "")
+	flags := q.store()
 	if err := q.failed(); err != nil {
 		writeBindError(w, err)
 		return
@@ -119,10 +148,16 @@ func (s *Server) pushRoom(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	target := message.ToRoom(message.RoomKey(typ, room))
-	if _, err := s.core.Accept(r.Context(), op, 0, body, []message.Target{target}); err != nil {
+	pushed, err := s.core.Push(r.Context(), logic.PushRequest{
+		Message: message.Message{Op: op, Body: body}, Set: flags, Mask: flags,
+		Targets: []message.Target{message.ToRoom(message.RoomKey(typ, room))},
+	})
+	if err != nil {
 		s.goimPushError(w, err, false)
 		return
+	}
+	if flags != 0 {
+		w.Header().Set(headerMsgID, pushed.ID.String())
 	}
 	writeOK(w, nil)
 }
@@ -131,6 +166,7 @@ func (s *Server) pushAll(w http.ResponseWriter, r *http.Request) {
 	q := newQuery(r.URL)
 	op, speed := int32(q.number("operation", 32)), int32(q.number("speed", 32))
 	q.require("Op", op != 0)
+	flags := q.store()
 	if err := q.failed(); err != nil {
 		writeBindError(w, err)
 		return
@@ -140,5 +176,5 @@ func (s *Server) pushAll(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// A negative speed means no limit, as in goim's comet.
-	s.accept(w, r, op, body, []message.Target{message.ToAll(max(0, speed))}, false)
+	s.accept(w, r, goimPush{op, body, flags, false}, []message.Target{message.ToAll(max(0, speed))})
 }

@@ -44,8 +44,11 @@ func (s *Server) pushFailed(w http.ResponseWriter, err error) {
 	switch {
 	case errors.As(err, &refusal):
 		status := http.StatusBadRequest
-		if refusal.Reason == logic.TooLarge {
+		switch refusal.Reason {
+		case logic.TooLarge:
 			status = http.StatusRequestEntityTooLarge
+		case logic.KeyReused:
+			status = http.StatusConflict
 		}
 		writeProblem(w, status, refusal.Reason, refusal.Message)
 	case errors.Is(err, logic.ErrDraining):
