@@ -68,7 +68,7 @@ func waitProgress(t *testing.T, url, what string, ok func(progress) bool) (p pro
 // rest of the clients get nothing of it, its record is committed, and the next
 // push reaches everybody.
 func TestPushToAllIsFollowedAndCanceled(t *testing.T) {
-	const clients, speed = 300, 20 // would take 15 s
+	const clients, speed = 200, 20 // would take 10 s
 	addrs := startAllInOne(t)
 	base := "http://" + addrs["http"]
 	conns := make([]*goimClient, clients)
