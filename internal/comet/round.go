@@ -139,11 +139,12 @@ func (b *Bucket) conflate(r *Room, key string) {
 // next could follow at once: the loop would write without a pause, and take
 // the processor time that the rest of the pipeline, or the neighbours on the
 // machine, need to bring the next messages. A room therefore rests after a
-// round for as long as the round took. Rounds that take less than minRest are
-// too short to matter.
+// round for a third of the time that the round took; more made the latency
+// worse, less the tail. Rounds shorter than minRound are too short to matter.
 const (
-	minRest = 2 * time.Millisecond
-	maxRest = 100 * time.Millisecond
+	minRound  = 2 * time.Millisecond
+	restShare = 3
+	maxRest   = 50 * time.Millisecond
 )
 
 // resting returns how long the next round of the room has to wait.
@@ -180,8 +181,8 @@ func (b *Bucket) walk(r *Room, max int, now time.Time) (written int) {
 		if len(r.rounds) == 0 {
 			r.rounds = nil
 		}
-		if rd.wrote >= minRest {
-			r.rested = now.Add(min(2*rd.wrote, maxRest))
+		if rd.wrote >= minRound {
+			r.rested = time.Now().Add(min(rd.wrote/restShare, maxRest))
 		}
 		b.finishRound(rd)
 	}

@@ -22,7 +22,7 @@ type sender struct {
 	client   sarama.Client
 	async    sarama.AsyncProducer
 	buffered *semaphore.Weighted
-	pace     pace
+	pace     *pace
 
 	mu      sync.Mutex
 	closed  bool
@@ -45,7 +45,7 @@ func newSender(brokers []string, cfg *sarama.Config, maxBufferedBytes int, linge
 		client:   client,
 		async:    async,
 		buffered: semaphore.NewWeighted(int64(maxBufferedBytes)),
-		pace:     pace{interval: linger},
+		pace:     newPace(linger),
 		closing:  make(chan struct{}),
 		ended:    make(chan struct{}),
 	}
@@ -108,14 +108,16 @@ func (s *sender) answer(msg *sarama.ProducerMessage, err error) {
 // are acknowledged. When ctx ends or a record fails, others may have been, or
 // may still be, written.
 func (s *sender) send(ctx context.Context, n int, next func(i int) (*sarama.ProducerMessage, error)) error {
-	if err := s.linger(ctx); err != nil {
-		return fmt.Errorf("%d of %d records not sent: %w", n, n, err)
-	}
+	began := time.Now()
 	a := &appending{done: make(chan struct{})}
 	a.open.Store(1)
 	var cut error // why not all were sent
 	for i := range n {
 		msg, err := next(i)
+		if err == nil && n == 1 {
+			err = s.linger(ctx, msg.Partition)
+			began = time.Now()
+		}
 		if err == nil {
 			err = s.enqueue(ctx, a, msg)
 		}
@@ -130,6 +132,7 @@ func (s *sender) send(ctx context.Context, n int, next func(i int) (*sarama.Prod
 	}
 	select {
 	case <-a.done:
+		s.pace.observe(time.Since(began))
 	case <-ctx.Done():
 		return fmt.Errorf("not acknowledged: %w", context.Cause(ctx))
 	}
@@ -142,9 +145,9 @@ func (s *sender) send(ctx context.Context, n int, next func(i int) (*sarama.Prod
 	return nil
 }
 
-// linger waits for the turn of this caller.
-func (s *sender) linger(ctx context.Context) error {
-	wait := s.pace.next(time.Now())
+// linger waits until a record for the partition should go.
+func (s *sender) linger(ctx context.Context, partition int32) error {
+	wait := s.pace.next(partition, time.Now())
 	if wait <= 0 {
 		return nil
 	}
