@@ -1,0 +1,9 @@
+//go:build !unix
+
+package redistore
+
+import "net"
+
+// checkIdle cannot look at the socket here; a dead connection shows as an
+// error of its next use.
+func checkIdle(net.Conn) error { return nil }

@@ -1,0 +1,7 @@
+package timelinetest
+
+import "testing"
+
+func TestWindowInMemory(t *testing.T) {
+	WindowSuite(t, func(*testing.T) Losable { return NewWindow() })
+}
