@@ -13,7 +13,7 @@ import (
 
 // Config is the section of the archive.
 type Config struct {
-	DSN        string        `toml:"dsn" secret:"true" doc:"database of the archive: mysql://user:password@host:port/database (MySQL, MariaDB, TiDB; made when it is missing), sqlite:PATH of a file for one process, or empty for no archive"`
+	DSN        string        `toml:"dsn" secret:"true" doc:"database of the archive: mysql://user:password@host:port/database (MySQL, MariaDB, TiDB; made when it is missing), sqlite:PATH of a file for one process, in a folder that is there, or empty for no archive"`
 	MaxConns   int           `toml:"max_conns" doc:"most connections at a time, callers wait for one beyond it; 2 to 1024"`
 	Sync       bool          `toml:"sync" doc:"SQLite only: write each commit to the disk before it is acknowledged, to survive a power failure; true or false"`
 	DialWithin time.Duration `toml:"dial_timeout" doc:"time to connect; duration; 10ms to 1m"`

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -93,9 +91,6 @@ func createDatabase(ctx context.Context, cfg *mysql.Config) error {
 // in Go and not in the busy timeout; readers see the last commit meanwhile.
 func (s *Store) openSQLite(path string, cfg *Config) error {
 	s.dialect = sqliteDialect()
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return err
-	}
 	options := url.Values{
 		"_busy_timeout": {strconv.FormatInt(cfg.LockWithin.Milliseconds(), 10)},
 		"_journal_mode": {"WAL"},
