@@ -6,8 +6,9 @@
 // # Ownership
 //
 // The data directory belongs to one process at a time, which holds the lock on
-// its file "lock"; the records are below "kafka". Redis keeps nothing: what is
-// in it is rebuilt by the running comets.
+// its file "lock"; the records are below "kafka", and the archive of timelines is
+// the file "archive.db", which the package only names. Redis keeps nothing: what
+// is in it is rebuilt by the running comets, and from the archive.
 //
 // # Concurrency
 //

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
 )
 
 // Servers are the servers of the all-in-one.
 type Servers struct {
 	kafka *Kafka
 	redis *Redis
+	dir   string
 }
 
 // New starts both servers. It returns ErrInUse when another process has the
@@ -24,7 +26,7 @@ func New(cfg Config, logger *slog.Logger) (*Servers, error) {
 		redis.shutDown()
 		return nil, err
 	}
-	return &Servers{kafka: kafka, redis: redis}, nil
+	return &Servers{kafka: kafka, redis: redis, dir: cfg.DataDir}, nil
 }
 
 // KafkaAddr is the address of Kafka.
@@ -32,6 +34,10 @@ func (s *Servers) KafkaAddr() string { return s.kafka.Addr() }
 
 // RedisAddr is the address of Redis.
 func (s *Servers) RedisAddr() string { return s.redis.Addr() }
+
+// ArchivePath is the file for the archive of timelines. Whoever opens it closes
+// it before Close, which gives the data directory up.
+func (s *Servers) ArchivePath() string { return filepath.Join(s.dir, "archive.db") }
 
 // Close ends both. It may be called again, and then waits again.
 func (s *Servers) Close(ctx context.Context) error {

@@ -61,17 +61,17 @@ var errDSN = errors.New("mysql://user:password@host:port/database, sqlite:PATH o
 // location is a DSN, taken apart: one of the two is set.
 type location struct {
 	mysql  *mysql.Config
-	sqlite string
+	sqlite string // as a URI
 }
 
 // parse never puts a part of the DSN into its error: there may be a password
 // in it.
 func parse(c *Config) (location, error) {
 	if path, ok := strings.CutPrefix(c.DSN, sqliteScheme); ok {
-		if path == "" || strings.ContainsAny(path, "?#%") || path == ":memory:" {
-			return location{}, errors.New("sqlite:PATH, of a file whose name is without ?, # and %")
+		if path == "" || path == ":memory:" {
+			return location{}, errors.New("sqlite:PATH of a file")
 		}
-		return location{sqlite: path}, nil
+		return location{sqlite: "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(path)}, nil
 	}
 	if !strings.HasPrefix(c.DSN, mysqlScheme) {
 		return location{}, errDSN

@@ -40,7 +40,7 @@ func open(t testing.TB, dsn string) *Store {
 func onBoth(t *testing.T, f func(t *testing.T, s *Store, dsn string)) {
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
-		dsn := "sqlite:" + filepath.Join(t.TempDir(), "archive.db")
+		dsn := "sqlite:" + filepath.Join(t.TempDir(), "a?b#c%41.db")
 		f(t, open(t, dsn), dsn)
 	})
 	t.Run("mariadb", func(t *testing.T) {

@@ -89,7 +89,7 @@ func createDatabase(ctx context.Context, cfg *mysql.Config) error {
 
 // openSQLite opens the file twice: one connection writes, so that writers wait
 // in Go and not in the busy timeout; readers see the last commit meanwhile.
-func (s *Store) openSQLite(path string, cfg *Config) error {
+func (s *Store) openSQLite(file string, cfg *Config) error {
 	s.dialect = sqliteDialect()
 	options := url.Values{
 		"_busy_timeout": {strconv.FormatInt(cfg.LockWithin.Milliseconds(), 10)},
@@ -101,12 +101,12 @@ func (s *Store) openSQLite(path string, cfg *Config) error {
 		options.Set("_synchronous", "FULL")
 	}
 	var err error
-	if s.writer, err = sql.Open("sqlite", "file:"+path+"?"+options.Encode()); err != nil {
+	if s.writer, err = sql.Open("sqlite", file+"?"+options.Encode()); err != nil {
 		return err
 	}
 	pool(s.writer, 1)
 	options.Set("_query_only", "true")
-	if s.reader, err = sql.Open("sqlite", "file:"+path+"?"+options.Encode()); err != nil {
+	if s.reader, err = sql.Open("sqlite", file+"?"+options.Encode()); err != nil {
 		return err
 	}
 	pool(s.reader, cfg.MaxConns-1)
