@@ -85,7 +85,8 @@ func newJobParts(cfg JobConfig, p *process, dir registry.Directory) (*jobParts, 
 	}
 	p.keep(func(context.Context) error { j.halt(); return j.router.Close() })
 	if j.job, err = job.New(cfg.Job, job.Deps{
-		Name: host + "-" + strconv.Itoa(os.Getpid()), Router: j.router, Edge: cometclient.New(), Logger: p.log, Metrics: p.metrics,
+		Name: host + "-" + strconv.Itoa(os.Getpid()), Router: j.router, Storage: j.router, Edge: cometclient.New(), Logger: p.log, Metrics: p.metrics,
+		Settles: 2 * cfg.Kafka.SessionTimeout,
 	}); err != nil {
 		return nil, err
 	}

@@ -3,16 +3,21 @@ package job
 import (
 	"context"
 	"errors"
+	"slices"
+	"time"
 
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/stream"
+	"github.com/perseid-im/perseid/internal/timeline"
 )
 
 // dispatcher splits the routed records of one claim by comet and lane. It is
 // the scratch memory of one worker.
 type dispatcher struct {
-	job  *Job
-	work *work
+	job    *Job
+	work   *work
+	keeper *keeper // nil until there are stored records
+	kept   []*kept // of the current batch
 
 	comets  []*comet     // by index of Routes.Nodes
 	out     [][]delivery // by comet and lane: comet*lanes + lane
@@ -31,6 +36,11 @@ func newDispatcher(j *Job, w *work) *dispatcher { return &dispatcher{job: j, wor
 func (d *dispatcher) dispatch(ctx context.Context, records []stream.Record, items []RouteItem, routes Routes, comets []*comet) error {
 	d.comets = comets
 	d.split(records, items, routes)
+	if len(d.kept) > 0 {
+		d.keeper.keep(d.kept)
+		clear(d.kept)
+		d.kept = d.kept[:0]
+	}
 	err := d.hand(ctx)
 	for _, g := range d.touched {
 		clear(d.out[g])
@@ -59,13 +69,25 @@ func (d *dispatcher) split(records []stream.Record, items []RouteItem, routes Ro
 		in, r := &records[i], &batch[i]
 		r.work, r.offset, r.message = d.work, in.Offset, in.Message
 		var pushes int
-		if len(in.Targets) == 1 && in.Targets[0].Kind == message.Room {
-			pushes = d.room(r, in.Targets[0])
+		if in.Message.ExpiresMS > 0 && in.Message.Expired(time.Now().UnixMilli()) {
+			total[Expired] += uint64(len(in.Targets))
+		} else if items[i].Stored != nil {
+			sessions, pushes = d.stored(r, in, &items[i], &routes.Results[i], sessions, &total)
+		} else if len(in.Targets) == 1 && in.Targets[0].Kind == message.Room {
+			pushes = d.room(r, in.Targets[0], nil)
 		} else if len(in.Targets) == 1 && in.Targets[0].Kind == message.All {
-			pushes = d.all(r, in.Targets[0])
+			pushes = d.all(r, in.Targets[0], nil)
 		} else {
 			total[Offline] += uint64(routes.Results[i].Offline)
-			sessions, pushes = d.sessions(r, &items[i], routes.Results[i].Locations, sessions)
+			sessions, pushes = d.sessions(r, &items[i], routes.Results[i].Locations, nil, sessions)
+		}
+		if items[i].Stored != nil {
+			if k := newKept(r, items[i].Stored, routes.Results[i].Appended); k != nil {
+				d.kept = append(d.kept, k)
+				if k.held() {
+					pushes++ // its rows are owed like a push
+				}
+			}
 		}
 		r.pending.Store(int32(pushes))
 	}
@@ -75,6 +97,32 @@ func (d *dispatcher) split(records []stream.Record, items []RouteItem, routes Ro
 			d.work.complete(batch[i].offset)
 		}
 	}
+}
+
+// stored splits a record with positions. Who has a position of another record
+// (a caller's retry), or none any more, gets nothing: the record that brought
+// it is earlier in the partition, and moved.
+func (d *dispatcher) stored(r *record, in *stream.Record, item *RouteItem, located *Located, slab []uint64, total *Tally) (rest []uint64, pushes int) {
+	if len(item.Mids) == 0 {
+		at := &positions{places: places(item.Stored, located.Appended, timeline.Off)}
+		switch {
+		case len(at.places) == 0:
+			return slab, 0
+		case in.Targets[0].Kind == message.Room:
+			return slab, d.room(r, in.Targets[0], at)
+		}
+		return slab, d.all(r, in.Targets[0], at)
+	}
+	here := located.Locations[:0]
+	for _, at := range located.Locations {
+		if has(located.Appended[at.Target]) {
+			here = append(here, at)
+		}
+	}
+	if slices.ContainsFunc(located.Appended, has) {
+		total[Offline] += uint64(located.Offline)
+	}
+	return d.sessions(r, item, here, located.Appended, slab)
 }
 
 // add appends a delivery to the queue of a comet and lane.
@@ -87,13 +135,13 @@ func (d *dispatcher) add(g int, dl delivery) {
 }
 
 // room goes to the comets that have members.
-func (d *dispatcher) room(r *record, t message.Target) (pushes int) {
+func (d *dispatcher) room(r *record, t message.Target, at *positions) (pushes int) {
 	r.room = t.Name
 	lane := t.Timeline().Lane(d.job.cfg.Lanes)
 	boxed := any(t.Name)
 	for i, c := range d.comets {
 		if c.hasRoom(boxed) {
-			d.add(i*d.job.cfg.Lanes+lane, delivery{record: r})
+			d.add(i*d.job.cfg.Lanes+lane, delivery{record: r, at: at})
 			pushes++
 		}
 	}
@@ -101,7 +149,7 @@ func (d *dispatcher) room(r *record, t message.Target) (pushes int) {
 }
 
 // all goes to every comet, each at its share of the speed.
-func (d *dispatcher) all(r *record, t message.Target) (pushes int) {
+func (d *dispatcher) all(r *record, t message.Target, at *positions) (pushes int) {
 	r.all = true
 	lane := message.AllTimeline.Lane(d.job.cfg.Lanes)
 	for i := range d.comets {
@@ -109,14 +157,14 @@ func (d *dispatcher) all(r *record, t message.Target) (pushes int) {
 		if t.Speed > 0 {
 			speed = max(1, uint32(t.Speed)/uint32(len(d.comets)))
 		}
-		d.add(i*d.job.cfg.Lanes+lane, delivery{record: r, speed: speed, comets: uint32(len(d.comets))})
+		d.add(i*d.job.cfg.Lanes+lane, delivery{record: r, at: at, speed: speed, comets: uint32(len(d.comets))})
 	}
 	return len(d.comets)
 }
 
-// sessions groups the locations of a record. The lists are cut from slab,
-// which has room for all of the batch.
-func (d *dispatcher) sessions(r *record, item *RouteItem, locations []Location, slab []uint64) (rest []uint64, pushes int) {
+// sessions groups the locations of a record, with positions if appended is not
+// nil. The lists are cut from slab, which has room for all of the batch.
+func (d *dispatcher) sessions(r *record, item *RouteItem, locations []Location, appended []timeline.Appended, slab []uint64) (rest []uint64, pushes int) {
 	lanes := d.job.cfg.Lanes
 	targets := len(item.Keys) + len(item.Mids)
 	d.laneOf = append(d.laneOf[:0], make([]int8, targets)...)
@@ -137,13 +185,21 @@ func (d *dispatcher) sessions(r *record, item *RouteItem, locations []Location, 
 		n := len(slab)
 		slab = slab[:n+d.count[g]]
 		// The list is whole at once, so that its size is; it is filled below.
-		d.add(g, delivery{record: r, sessions: slab[n:len(slab):len(slab)]})
+		dl := delivery{record: r, sessions: slab[n:len(slab):len(slab)]}
+		if appended != nil {
+			dl.at = new(positions)
+		}
+		d.add(g, dl)
 		d.count[g] = 0
 	}
 	for i, g := range d.groups {
-		list := d.out[g][len(d.out[g])-1].sessions
-		list[d.count[g]] = locations[i].Session
+		dl := &d.out[g][len(d.out[g])-1]
+		dl.sessions[d.count[g]] = locations[i].Session
 		d.count[g]++
+		if appended != nil {
+			a := &appended[locations[i].Target]
+			dl.at.add(timeline.Place{Timeline: item.Stored.Timelines[locations[i].Target], Position: a.Position, Mode: a.Mode})
+		}
 	}
 	for _, g := range d.current {
 		d.count[g] = 0

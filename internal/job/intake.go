@@ -9,6 +9,7 @@ import (
 
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/stream"
+	"github.com/perseid-im/perseid/internal/timeline"
 )
 
 var _ stream.Worker = (*Job)(nil).Work
@@ -23,10 +24,12 @@ func (j *Job) Work(ctx context.Context, claim stream.Claim) error {
 		return err
 	}
 	defer j.wg.Done()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(life, cancel)()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	defer context.AfterFunc(life, func() { fail(context.Canceled) })()
 	in := &intake{
+		began:    time.Now(),
+		fail:     fail,
 		job:      j,
 		work:     w,
 		log:      j.log.With(slog.Int("partition", int(claim.Partition()))),
@@ -34,8 +37,17 @@ func (j *Job) Work(ctx context.Context, claim stream.Claim) error {
 		most:     j.cfg.MaxBatchRecords,
 	}
 	err = in.run(ctx)
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+		err = errors.Join(cause, err)
+	}
+	if err != nil {
+		fail(err) // what it holds is for the next owner
+	}
 	if left := w.finish(ctx); left > 0 && err == nil {
-		err = fmt.Errorf("%d records without an outcome: %w", left, ctx.Err())
+		err = fmt.Errorf("%d records without an outcome: %w", left, context.Cause(ctx))
+	}
+	if in.keeper != nil {
+		in.keeper.end(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("job partition %d: %w", claim.Partition(), err)
@@ -51,7 +63,10 @@ type intake struct {
 	work     *work
 	log      *slog.Logger
 	dispatch *dispatcher
-	most     int // records that are routed at once
+	keeper   *keeper // nil until the first stored record
+	began    time.Time
+	fail     context.CancelCauseFunc // ends the worker
+	most     int                     // records that are routed at once
 	items    []RouteItem
 	keys     []string
 	mids     []int64
@@ -104,6 +119,8 @@ func (in *intake) head(records []stream.Record) int {
 var (
 	errMixed  = errors.New("a room or all target shares the record with others")
 	errNoRoom = errors.New("a room without a name")
+	errNoID   = errors.New("a stored message without an id")
+	errKey    = errors.New("a stored message for a connection key, or for a room that cannot store")
 )
 
 // unreadable tells why a record cannot be dispatched. A room or all target must
@@ -114,12 +131,18 @@ func unreadable(r *stream.Record) error {
 	if r.Err != nil {
 		return r.Err
 	}
+	stored := r.Message.Flags.Has(message.Store)
+	if stored && r.Message.ID == (message.ID{}) {
+		return errNoID
+	}
 	for i := range r.Targets {
 		switch t := &r.Targets[i]; {
 		case t.Kind == message.Room && t.Name == "":
 			return errNoRoom
 		case t.Kind != message.Key && t.Kind != message.User && len(r.Targets) > 1:
 			return errMixed
+		case stored && !t.Timeline().CanStore():
+			return errKey
 		}
 	}
 	return nil
@@ -149,18 +172,40 @@ func (in *intake) deadLetter(ctx context.Context, r stream.Record) error {
 // move routes readable records and hands them to the lanes: the first of them,
 // at least one, as many as logic could route at once.
 func (in *intake) move(ctx context.Context, records []stream.Record) (moved int, err error) {
-	in.ask(records)
-	moved, routes, comets, err := in.route(ctx)
+	stored := in.ask(records)
+	if stored && in.keeper == nil {
+		in.keeper = newKeeper(ctx, in, in.fail)
+		in.dispatch.keeper = in.keeper
+	}
+	if in.keeper != nil {
+		if err := in.keeper.ready(ctx); err != nil {
+			return 0, err
+		}
+	}
+	var routes Routes
+	var comets []*comet
+	if stored {
+		moved, routes, comets, err = in.keeper.route(ctx)
+	} else {
+		moved, routes, comets, err = in.route(ctx)
+	}
 	if err != nil {
 		return 0, err
 	}
 	return moved, in.dispatch.dispatch(ctx, records[:moved], in.items[:moved], routes, comets)
 }
 
-// ask fills in.items, one per record.
-func (in *intake) ask(records []stream.Record) {
+// ask fills in.items, one per record, and tells whether some are stored.
+func (in *intake) ask(records []stream.Record) (stored bool) {
 	in.items, in.keys, in.mids = in.items[:0], in.keys[:0], in.mids[:0]
 	for i := range records {
+		if r := storedRecord(&records[i]); r != nil {
+			var item RouteItem
+			item, in.mids = storedItem(r, in.mids)
+			in.items = append(in.items, item)
+			stored = true
+			continue
+		}
 		k, m := len(in.keys), len(in.mids)
 		for _, t := range records[i].Targets {
 			switch t.Kind {
@@ -175,6 +220,7 @@ func (in *intake) ask(records []stream.Record) {
 			Mids: in.mids[m:len(in.mids):len(in.mids)],
 		})
 	}
+	return stored
 }
 
 // route asks until logic answers or the claim is given up: a partition waits,
@@ -188,7 +234,7 @@ func (in *intake) route(ctx context.Context) (n int, routes Routes, comets []*co
 	began := time.Now()
 	n = len(in.items)
 	for failures := 0; ; failures++ {
-		routes, comets, err = in.job.ask(ctx, in.items[:n], in.dispatch.comets[:0])
+		routes, _, comets, err = in.job.ask(ctx, nil, in.items[:n], in.dispatch.comets[:0])
 		if err == nil {
 			if failures > 0 {
 				in.log.Info("logic answers again", slog.Duration("waited", time.Since(began)), slog.Int("records", n))
@@ -209,22 +255,35 @@ func (in *intake) route(ctx context.Context) (n int, routes Routes, comets []*co
 	}
 }
 
-// ask makes one Route call and brings the set of comets up to its answer. The
-// comets are appended to buf, in the order of Routes.Nodes.
-func (j *Job) ask(ctx context.Context, items []RouteItem, buf []*comet) (Routes, []*comet, error) {
+// ask makes one call of Route, or with a fold of RouteStored, and brings the
+// set of comets up to its answer. The comets are appended to buf, in the order
+// of Routes.Nodes.
+func (j *Job) ask(ctx context.Context, fold *timeline.Fold, items []RouteItem, buf []*comet) (routes Routes, full bool, comets []*comet, err error) {
 	ctx, cancel := context.WithTimeout(ctx, j.cfg.RouteTimeout)
 	defer cancel()
 	asked := j.now()
-	routes, err := j.router.Route(ctx, items)
+	if fold == nil {
+		routes, err = j.router.Route(ctx, items)
+	} else {
+		routes, full, err = j.storage.RouteStored(ctx, *fold, items)
+	}
 	if !errors.Is(ctx.Err(), context.Canceled) {
-		j.asked.Store(&err)
+		j.answered(err)
 	}
 	if err != nil {
-		return Routes{}, nil, err
+		return Routes{}, false, nil, err
 	}
 	answered := j.now()
 	j.meter.routed.Observe(time.Duration(answered - asked).Seconds())
-	return routes, j.nodes.update(asked, answered, routes.Nodes, buf), nil
+	return routes, full, j.nodes.update(asked, answered, routes.Nodes, buf), nil
+}
+
+// answered keeps what Ready tells. That the worker has to rewind is an answer.
+func (j *Job) answered(err error) {
+	if errors.Is(err, timeline.ErrRewind) {
+		err = nil
+	}
+	j.asked.Store(&err)
 }
 
 // refreshNodes keeps the set of comets current while nothing is pushed, so
@@ -239,7 +298,7 @@ func (j *Job) refreshNodes(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		_, comets, err := j.ask(ctx, nil, buf[:0])
+		_, _, comets, err := j.ask(ctx, nil, nil, buf[:0])
 		if err != nil && ctx.Err() == nil {
 			j.log.Debug("refresh of the comets failed", slog.Any("error", err))
 		}

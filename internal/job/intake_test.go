@@ -235,7 +235,7 @@ func TestProblems(t *testing.T) {
 		}
 		keys = append(keys, key)
 	}
-	if len(keys) != 12 {
-		t.Errorf("problems of %v, want all 12 settings", keys)
+	if len(keys) != 15 {
+		t.Errorf("problems of %v, want all 15 settings", keys)
 	}
 }

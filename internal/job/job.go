@@ -21,22 +21,29 @@ var ErrClosed = errors.New("job: closed")
 type Deps struct {
 	Name    string // instance id of this job
 	Router  Router
+	Storage Storage
 	Edge    Edge
 	Logger  *slog.Logger
 	Metrics *obs.Metrics // may be nil
+	// Settles is how long a claim must last to be known as the current one of
+	// its partition: twice the session timeout of the consumer group, 0 where
+	// there is only one consumer.
+	Settles time.Duration
 }
 
 // Job is the mover of one process. Its Work is the stream.Worker of every
 // claim.
 type Job struct {
-	cfg    Config
-	name   string
-	router Router
-	log    *slog.Logger
-	meter  meter
-	born   time.Time
-	nodes  *nodes
-	asked  atomic.Pointer[error] // what the last Route ended with
+	cfg     Config
+	name    string
+	router  Router
+	storage Storage
+	settles time.Duration
+	log     *slog.Logger
+	meter   meter
+	born    time.Time
+	nodes   *nodes
+	asked   atomic.Pointer[error] // what the last Route ended with
 
 	mu     sync.Mutex
 	closed bool
@@ -50,16 +57,18 @@ func New(cfg Config, deps Deps) (*Job, error) {
 	if problems := cfg.Problems(); len(problems) > 0 {
 		return nil, fmt.Errorf("job config: %s", strings.Join(problems, "; "))
 	}
-	if deps.Router == nil || deps.Edge == nil || deps.Logger == nil || deps.Name == "" {
-		return nil, errors.New("job: name, router, edge and logger are required")
+	if deps.Router == nil || deps.Storage == nil || deps.Edge == nil || deps.Logger == nil || deps.Name == "" {
+		return nil, errors.New("job: name, router, storage, edge and logger are required")
 	}
 	j := &Job{
-		cfg:    cfg,
-		name:   deps.Name,
-		router: deps.Router,
-		log:    deps.Logger,
-		meter:  newMeter(deps.Metrics),
-		born:   time.Now(),
+		cfg:     cfg,
+		name:    deps.Name,
+		router:  deps.Router,
+		storage: deps.Storage,
+		settles: deps.Settles,
+		log:     deps.Logger,
+		meter:   newMeter(deps.Metrics),
+		born:    time.Now(),
 	}
 	j.nodes = newNodes(j, deps.Edge)
 	return j, nil
@@ -132,9 +141,20 @@ func (j *Job) backoff() backoff { return backoff{min: j.cfg.RetryMin, max: j.cfg
 func (b *backoff) reset() { b.next = 0 }
 
 // wait pauses, or returns false at once when ctx ends.
-func (b *backoff) wait(ctx context.Context) bool {
+func (b *backoff) wait(ctx context.Context) bool { return sleep(ctx, b.grow()) }
+
+// grow is the next pause.
+func (b *backoff) grow() time.Duration {
 	b.next = min(max(2*b.next, b.min), b.max)
-	timer := time.NewTimer(b.next/2 + rand.N(b.next/2+1))
+	return b.next/2 + rand.N(b.next/2+1)
+}
+
+// sleep pauses, or returns false at once when ctx ends.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

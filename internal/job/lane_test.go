@@ -104,6 +104,9 @@ func (r *memRouter) set(nodes ...Node) {
 	r.nodes = nodes
 }
 
+// noStorage is for records that are all transient.
+type noStorage struct{ Storage }
+
 // memClaim counts what is completed.
 type memClaim struct {
 	mu       sync.Mutex
@@ -151,7 +154,7 @@ func newBench(t testing.TB, change func(*Config)) *bench {
 	}
 	b := &bench{edge: newMemEdge(), router: &memRouter{}, claim: &memClaim{}}
 	b.router.set(nodeA)
-	j, err := New(cfg, Deps{Name: "j", Router: b.router, Edge: b.edge,
+	j, err := New(cfg, Deps{Name: "j", Router: b.router, Storage: noStorage{}, Edge: b.edge,
 		Logger: slog.New(slog.DiscardHandler), Metrics: obs.NewMetrics()})
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +164,7 @@ func newBench(t testing.TB, change func(*Config)) *bench {
 		t.Fatal(err)
 	}
 	j.wg.Done()
-	_, comets, err := j.ask(t.Context(), nil, nil)
+	_, _, comets, err := j.ask(t.Context(), nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

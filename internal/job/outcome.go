@@ -25,6 +25,8 @@ const (
 	Canceled
 	// Conflated: a later push to the room with the same conflate took its place.
 	Conflated
+	// Expired: the message was past its time before it was handed to a comet.
+	Expired
 
 	// Outcomes is the number of outcomes.
 	Outcomes = iota
@@ -33,7 +35,7 @@ const (
 // OutcomeNames are the values of the label outcome of perseid_dispatch_total,
 // indexed by Outcome.
 var OutcomeNames = [Outcomes]string{
-	"delivered", "not_here", "offline", "filtered", "slow", "repeat", "draining", "unreachable", "canceled", "conflated",
+	"delivered", "not_here", "offline", "filtered", "slow", "repeat", "draining", "unreachable", "canceled", "conflated", "expired",
 }
 
 // String is the outcome as metrics spell it.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/stream"
+	"github.com/perseid-im/perseid/internal/timeline"
 )
 
 // work is what the job owes to one claim: the records it took and has not
@@ -79,10 +80,11 @@ type record struct {
 	message message.Message
 	room    string
 	all     bool
-	pending atomic.Int32 // pushes without an outcome
+	pending atomic.Int32 // pushes without an outcome, and rows that must be archived
 }
 
-// done says that one push of the record has its outcome.
+// done says that one push of the record has its outcome, or that its rows are
+// archived.
 func (r *record) done() {
 	if r.pending.Add(-1) == 0 {
 		r.work.complete(r.offset)
@@ -93,6 +95,7 @@ func (r *record) done() {
 type delivery struct {
 	record   *record
 	sessions []uint64
+	at       *positions // nil: the message is transient
 	speed    uint32
 	comets   uint32 // that share a push to all
 	size     int64  // bytes it takes in the queue
@@ -104,6 +107,26 @@ const deliveryBytes = 128
 
 func (d *delivery) measure() {
 	d.size = int64(len(d.record.message.Body)+8*len(d.sessions)+len(d.record.room)) + deliveryBytes
+	if d.at != nil {
+		d.size += int64(1+len(d.sessions)) * placeBytes
+	}
+}
+
+// positions are those of a stored message for the receivers of one delivery.
+type positions struct {
+	places []timeline.Place
+	of     []uint32 // index of the place, by session; not used for one place
+}
+
+// placeBytes is about what a position takes.
+const placeBytes = 64
+
+// add says where the message stands for the next session.
+func (p *positions) add(at timeline.Place) {
+	if n := len(p.places); n == 0 || p.places[n-1].Timeline != at.Timeline {
+		p.places = append(p.places, at)
+	}
+	p.of = append(p.of, uint32(len(p.places)-1))
 }
 
 // targets is the number of outcomes the delivery owes; a room or all push
@@ -112,7 +135,7 @@ func (d *delivery) targets() uint64 { return max(1, uint64(len(d.sessions))) }
 
 func (d *delivery) push() Push {
 	r := d.record
-	return Push{
+	p := Push{
 		Partition: r.work.partition,
 		Offset:    r.offset,
 		Message:   &r.message,
@@ -122,6 +145,12 @@ func (d *delivery) push() Push {
 		Speed:     d.speed,
 		Comets:    d.comets,
 	}
+	if d.at != nil {
+		if p.Places = d.at.places; len(p.Places) > 1 {
+			p.PlaceOf = d.at.of
+		}
+	}
+	return p
 }
 
 // settle takes the answers of a comet for a batch.

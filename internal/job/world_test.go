@@ -78,6 +78,7 @@ type world struct {
 	logics   []*stubLogic
 	comets   map[string]*stubComet
 	next     uint64
+	store    *storage // nil = the logics', which have none
 }
 
 func newWorld(t testing.TB, comets ...string) *world {
@@ -123,6 +124,7 @@ type testJob struct {
 	t          testing.TB
 	dispatched *obs.CounterSet
 	laneBytes  *obs.Gauge
+	metrics    *obs.Metrics
 	wg         sync.WaitGroup
 }
 
@@ -155,12 +157,16 @@ func (w *world) job(cfg job.Config) *testJob {
 		w.t.Fatal(err)
 	}
 	metrics := obs.NewMetrics()
-	j, err := job.New(cfg, job.Deps{Name: w.t.Name(), Router: router, Edge: cometclient.New(), Logger: log, Metrics: metrics})
+	var store job.Storage = router
+	if w.store != nil {
+		store = &located{storage: w.store, router: router}
+	}
+	j, err := job.New(cfg, job.Deps{Name: w.t.Name(), Router: router, Storage: store, Settles: 200 * time.Millisecond, Edge: cometclient.New(), Logger: log, Metrics: metrics})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	tj := &testJob{
-		Job: j, t: w.t,
+		Job: j, t: w.t, metrics: metrics,
 		dispatched: metrics.Counter("perseid_dispatch_total",
 			"", "outcome", job.OutcomeNames[:]),
 		laneBytes: metrics.PlainGauge("perseid_lane_queue_bytes", ""),

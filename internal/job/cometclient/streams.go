@@ -41,6 +41,9 @@ func (s *dispatchStream) Send(pushes []job.Push) error {
 			ids = append(ids, in.Message.ID[:]...)
 			out.MsgId = ids[n:len(ids):len(ids)]
 		}
+		if len(in.Places) > 0 {
+			out.Stored = stored(in)
+		}
 		list[i] = out
 	}
 	err := s.stream.Send(&cometv1.DispatchRequest{
@@ -50,6 +53,18 @@ func (s *dispatchStream) Send(pushes []job.Push) error {
 		return s.link.wrap("dispatch", err)
 	}
 	return nil
+}
+
+// stored says which positions a message has for whom.
+func stored(in *job.Push) *cometv1.Stored {
+	out := &cometv1.Stored{Sender: in.Message.Sender, PlaceOf: in.PlaceOf, Places: make([]*cometv1.Place, len(in.Places))}
+	block := make([]cometv1.Place, len(in.Places))
+	for i := range in.Places {
+		p := &block[i]
+		p.Timeline, p.Epoch, p.Seq = string(in.Places[i].Timeline), in.Places[i].Epoch, in.Places[i].Seq
+		out.Places[i] = p
+	}
+	return out
 }
 
 // Recv returns the answer to the oldest unanswered batch.
