@@ -76,11 +76,7 @@ func (g *Gateway) NewBucket(loop Loop) (*Bucket, error) {
 		rooms:   map[string]*Room{},
 		nowMS:   g.nowMS(),
 	}
-	b.alarm = time.AfterFunc(time.Hour, func() {
-		if g.life.Err() == nil {
-			b.wake()
-		}
-	})
+	b.alarm = time.AfterFunc(time.Hour, b.askAgain)
 	b.alarm.Stop()
 	b.wheel = wheel.New[*Session](wheelTickMS, wheelSlots, b.nowMS)
 	var err error
@@ -165,10 +161,16 @@ func (b *Bucket) turn() {
 		more = true
 	}
 	if more {
-		select {
-		case b.again <- struct{}{}:
-		default:
-		}
+		b.askAgain()
+	}
+}
+
+// askAgain asks for another turn, through yield: not from a timer's goroutine,
+// which may run when the loop has ended.
+func (b *Bucket) askAgain() {
+	select {
+	case b.again <- struct{}{}:
+	default:
 	}
 }
 
