@@ -262,19 +262,24 @@ func (s *Store) unread(ctx context.Context, mid int64, st stand, from, to uint64
 		}
 		from = min(st.arch, to)
 	}
-	now := s.nowMS()
 	for from < to && n < MaxUnread && st.live {
 		pages, err := s.window.Read(ctx, []WindowRead{{Timeline: st.tl, From: from, Entries: MaxPageEntries, Bytes: MaxPageBytes}})
 		if err != nil {
 			return 0, err
 		}
-		if pages[0].Miss || pages[0].Epoch != st.epoch || len(pages[0].Entries) == 0 {
+		if pages[0].Miss || pages[0].Epoch != st.epoch {
 			break
 		}
-		for i := range pages[0].Entries {
-			e := &pages[0].Entries[i]
-			m := &e.Message
-			if from = e.Seq; from <= to && n < MaxUnread && e.Gone == Here && m.Flags.Has(message.Unread) && m.Sender != mid && !m.Expired(now) {
+		entries := within(pages[0].Entries, from, to)
+		if len(entries) == 0 {
+			break
+		}
+		from = entries[len(entries)-1].Seq
+		if err := s.hide(ctx, Reader{Mid: mid}, st.tl, entries, view{}); err != nil {
+			return 0, err
+		}
+		for i := range entries {
+			if e := &entries[i]; e.Gone == Here && e.Message.Flags.Has(message.Unread) && e.Message.Sender != mid {
 				n++
 			}
 		}

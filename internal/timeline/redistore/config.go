@@ -11,7 +11,7 @@ import (
 
 // Config is the section of the Redis that keeps timelines.
 type Config struct {
-	Addr         string        `toml:"addr" doc:"address of Redis; host:port"`
+	Addr         string        `toml:"addr" doc:"address of Redis; host:port; empty = the Redis of presence, with its user, password and database"`
 	Username     string        `toml:"username" doc:"ACL user; empty = the default user"`
 	Password     string        `toml:"password" secret:"true" doc:"password; empty = no AUTH is sent"`
 	DB           int           `toml:"db" doc:"number of the database; 0 to 1023"`
@@ -24,10 +24,9 @@ type Config struct {
 	CursorTTL    time.Duration `toml:"cursor_ttl" doc:"how long the cursors of a user stay after its last ack; duration; 10m to 8760h"`
 }
 
-// DefaultConfig is a Redis on this machine.
+// DefaultConfig is the Redis of presence, which the wiring fills in.
 func DefaultConfig() Config {
 	return Config{
-		Addr:         "127.0.0.1:6379",
 		PoolSize:     64,
 		PoolIdle:     16,
 		DialTimeout:  time.Second,
@@ -44,8 +43,8 @@ func (c *Config) Problems() []string {
 	bad := func(key string, value any, allowed string) {
 		problems = append(problems, fmt.Sprintf("%s = %v: %s", key, value, allowed))
 	}
-	if _, port, err := net.SplitHostPort(c.Addr); err != nil || !goodPort(port) {
-		bad("addr", strconv.Quote(c.Addr), "host:port with a port from 1 to 65535")
+	if _, port, err := net.SplitHostPort(c.Addr); c.Addr != "" && (err != nil || !goodPort(port)) {
+		bad("addr", strconv.Quote(c.Addr), "host:port with a port from 1 to 65535, or nothing")
 	}
 	if c.Username != "" && c.Password == "" {
 		bad("username", strconv.Quote(c.Username), "only together with a password")

@@ -2,6 +2,7 @@ package redistore
 
 import (
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/gomodule/redigo/redis"
@@ -22,6 +23,7 @@ func open(t testing.TB, addr string) *Store {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Addr = addr
+	cfg.ReadTimeout = time.Minute // the machine may stand still for a while
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -56,6 +56,9 @@ func New(cfg Config) (*Store, error) {
 	if problems := cfg.Problems(); problems != nil {
 		return nil, errors.New("redistore: " + strings.Join(problems, "; "))
 	}
+	if cfg.Addr == "" {
+		return nil, errors.New("redistore: no address")
+	}
 	with := func(source string) *script { return newScript(prefaceSource + "\n" + source) }
 	return &Store{
 		cfg:  cfg,
