@@ -19,6 +19,8 @@ const (
 	KeyReused      Reason = "key_reused"
 	NoArchive      Reason = "no_archive"
 	UnknownPush    Reason = "unknown_push"
+	UnknownMessage Reason = "unknown_message"
+	Forbidden      Reason = "forbidden"
 )
 
 // Refusal is a request that is wrong in itself: trying again does not help.

@@ -124,7 +124,7 @@ func (s *Server) limited(handle http.HandlerFunc, busy http.HandlerFunc) http.Ha
 // notFound is goim's answer to what it does not know, except under /v1.
 func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
 	if strings.HasPrefix(r.URL.Path, "/v1/") {
-		writeProblem(w, http.StatusNotFound, NotFound, "no such path: POST "+pathPush+", GET "+pathBroadcasts+", GET and DELETE "+pathBroadcast)
+		writeProblem(w, http.StatusNotFound, NotFound, "no such path: api/push/openapi.yaml lists those that exist")
 		return
 	}
 	// goim's router sends a path with a slash too much to the one without.

@@ -16,7 +16,8 @@ type metrics struct {
 
 func newMetrics(m *obs.Metrics) metrics {
 	routes := []string{
-		pathPush, pathBroadcasts, pathBroadcast, pathPushKeys, pathPushMids, pathPushRoom, pathPushAll,
+		pathPush, pathBroadcasts, pathBroadcast, pathMembers, pathRoomsOf, pathUnread, pathHide, pathClear, pathMessages, pathRevoke,
+		pathPushKeys, pathPushMids, pathPushRoom, pathPushAll,
 		pathOnlineTop, pathOnlineRoom, pathOnlineTotal,
 		pathNodesWeighted, pathNodesInstances, "other",
 	}

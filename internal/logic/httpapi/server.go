@@ -123,13 +123,42 @@ const (
 	pathPush           = "/v1/push"
 	pathBroadcasts     = "/v1/push/all"
 	pathBroadcast      = "/v1/push/all/{msg_id}"
+	pathMembers        = "/v1/rooms/{type}/{id}/members"
+	pathRoomsOf        = "/v1/users/{mid}/rooms"
+	pathUnread         = "/v1/users/{mid}/unread"
+	pathHide           = "/v1/users/{mid}/hide"
+	pathClear          = "/v1/users/{mid}/clear"
+	pathMessages       = "/v1/messages"
+	pathRevoke         = "/v1/messages/revoke"
 )
+
+// templates are the paths with names in them.
+var templates = []string{pathBroadcast, pathMembers, pathRoomsOf, pathUnread, pathHide, pathClear}
+
+// match tells whether a path is of a template, and what its names stand for.
+func match(template, path string) (names []string, ok bool) {
+	t, p := strings.Split(template, "/"), strings.Split(path, "/")
+	if len(t) != len(p) {
+		return nil, false
+	}
+	for i := range t {
+		switch {
+		case strings.HasPrefix(t[i], "{") && p[i] != "":
+			names = append(names, p[i])
+		case t[i] != p[i]:
+			return nil, false
+		}
+	}
+	return names, true
+}
 
 // routeOf is the path of the API that a request's path belongs to, or the path
 // itself if it is none of the API.
 func routeOf(path string) string {
-	if id, ok := strings.CutPrefix(path, pathBroadcasts+"/"); ok && id != "" && !strings.Contains(id, "/") {
-		return pathBroadcast
+	for _, template := range templates {
+		if _, ok := match(template, path); ok {
+			return template
+		}
 	}
 	return path
 }
@@ -137,12 +166,14 @@ func routeOf(path string) string {
 // methodsOf are the methods of each path, as the header Allow has them.
 func methodsOf(path string) (methods string, ok bool) {
 	switch routeOf(path) {
-	case pathPushKeys, pathPushMids, pathPushRoom, pathPushAll, pathPush:
+	case pathPushKeys, pathPushMids, pathPushRoom, pathPushAll, pathPush, pathRevoke, pathHide, pathClear:
 		return http.MethodPost, true
-	case pathOnlineTop, pathOnlineRoom, pathOnlineTotal, pathNodesWeighted, pathNodesInstances, pathBroadcasts:
+	case pathOnlineTop, pathOnlineRoom, pathOnlineTotal, pathNodesWeighted, pathNodesInstances, pathBroadcasts, pathRoomsOf, pathUnread, pathMessages:
 		return http.MethodGet, true
 	case pathBroadcast:
 		return http.MethodGet + ", " + http.MethodDelete, true
+	case pathMembers:
+		return http.MethodGet + ", " + http.MethodPost + ", " + http.MethodDelete, true
 	}
 	return "", false
 }
@@ -161,6 +192,13 @@ func (s *Server) routes() {
 		pathPush:           s.limited(s.push, v1Busy),
 		pathBroadcasts:     s.limited(s.broadcasts, v1Busy),
 		pathBroadcast:      s.limited(s.broadcast, v1Busy),
+		pathMembers:        s.limited(s.members, v1Busy),
+		pathRoomsOf:        s.limited(s.roomsOf, v1Busy),
+		pathUnread:         s.limited(s.unread, v1Busy),
+		pathHide:           s.limited(s.hide, v1Busy),
+		pathClear:          s.limited(s.clear, v1Busy),
+		pathMessages:       s.limited(s.messages, v1Busy),
+		pathRevoke:         s.limited(s.revoke, v1Busy),
 	}
 	router := s.Route("/")
 	for path, handle := range handlers {

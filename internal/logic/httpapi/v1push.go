@@ -69,18 +69,8 @@ const headerKey = "Idempotency-Key"
 
 // push is POST /v1/push.
 func (s *Server) push(w http.ResponseWriter, r *http.Request) {
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		writeProblem(w, http.StatusUnsupportedMediaType, UnsupportedMediaType, "Content-Type: application/json")
-		return
-	}
-	raw, err := readBody(w, r, s.maxRequestBytes())
-	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			writeProblem(w, http.StatusRequestEntityTooLarge, logic.TooLarge, err.Error())
-			return
-		}
-		writeProblem(w, http.StatusBadRequest, BadJSON, "the body could not be read")
+	raw, ok := readJSON(w, r, s.maxRequestBytes())
+	if !ok {
 		return
 	}
 	request, bad := parsePush(raw)
@@ -108,6 +98,25 @@ func (s *Server) push(w http.ResponseWriter, r *http.Request) {
 		reply.Stored = &pushed.Stored
 	}
 	writeJSON(w, http.StatusAccepted, jsonType, reply)
+}
+
+// readJSON reads a body that says it is JSON, or answers why not.
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64) (raw []byte, ok bool) {
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		writeProblem(w, http.StatusUnsupportedMediaType, UnsupportedMediaType, "Content-Type: application/json")
+		return nil, false
+	}
+	raw, err := readBody(w, r, limit)
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			writeProblem(w, http.StatusRequestEntityTooLarge, logic.TooLarge, err.Error())
+			return nil, false
+		}
+		writeProblem(w, http.StatusBadRequest, BadJSON, "the body could not be read")
+		return nil, false
+	}
+	return raw, true
 }
 
 // requestKey is the Idempotency-Key; "" = none.
