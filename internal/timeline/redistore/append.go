@@ -30,7 +30,7 @@ func (s *Store) Append(ctx context.Context, inc timeline.Incarnation, batch []ti
 	var sizes []int
 	for from := 0; from < len(batch); {
 		n, size := 0, 0
-		for from+n < len(batch) && n < maxTogether && (n == 0 || size < maxTogetherBytes) {
+		for from+n < len(batch) && n < s.perScript && (n == 0 || size < maxTogetherBytes) {
 			for _, v := range values[from+n] {
 				size += len(v)
 			}
@@ -161,7 +161,7 @@ func (s *Store) together(ctx context.Context, sc *script, n int, before []any, a
 	}
 	var commands []command
 	for i := range n {
-		if i%maxTogether == 0 {
+		if i%s.perScript == 0 {
 			commands = append(commands, command{script: sc, args: append([]any{markerKey, how}, before...)})
 		}
 		add(&commands[len(commands)-1], i)

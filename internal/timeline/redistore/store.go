@@ -43,6 +43,8 @@ type Store struct {
 	pool    *redis.Pool
 	scripts scripts
 	how     atomic.Pointer[string] // see howKnown
+	// perScript is maxTogether but in measurements.
+	perScript int
 }
 
 type scripts struct {
@@ -61,8 +63,9 @@ func New(cfg Config) (*Store, error) {
 	}
 	with := func(source string) *script { return newScript(prefaceSource + "\n" + source) }
 	return &Store{
-		cfg:  cfg,
-		pool: newPool(cfg),
+		cfg:       cfg,
+		pool:      newPool(cfg),
+		perScript: maxTogether,
 		scripts: scripts{
 			append: with(appendSource), mark: with(markSource), read: with(readSource), tops: with(topsSource),
 			find: with(findSource), revoke: with(revokeSource), floor: with(floorSource),
