@@ -27,24 +27,25 @@ type Bucket struct {
 	ticked    atomic.Bool
 	again     chan struct{} // asks for another turn after the loop has looked at its sockets
 
-	slots   []slot
-	free    []uint32 // slots without a session
-	rooms   map[string]*Room
-	wheel   *wheel.Wheel[*Session]
-	walking []*Room     // rooms with rounds, served in turn
-	alarm   *time.Timer // wakes the loop when all of them rest
-	alls    []*allWalk
-	backlog int // bytes of rounds, and of pushes to all that are not paced
-	paced   int // bytes of pushes to all that are, or wait behind one that is
-	dirty   []*Session
-	sent    []*packets // free again after the flush
-	spare   []*packets
-	buffers [][]byte
-	batches []*bucketBatch
-	calls   []func(*Bucket)
-	renew   uint32 // next slot to renew the location of
-	nowMS   int64
-	allTop  timeline.Position // of the timeline of pushes to all
+	slots    []slot
+	free     []uint32 // slots without a session
+	rooms    map[string]*Room
+	wheel    *wheel.Wheel[*Session]
+	walking  []*Room     // rooms with rounds, served in turn
+	alarm    *time.Timer // wakes the loop when all of them rest
+	alls     []*allWalk
+	backlog  int // bytes of rounds, and of pushes to all that are not paced
+	paced    int // bytes of pushes to all that are, or wait behind one that is
+	dirty    []*Session
+	sent     []*packets // free again after the flush
+	spare    []*packets
+	buffers  [][]byte
+	batches  []*bucketBatch
+	calls    []func(*Bucket)
+	renew    uint32 // next slot to renew the location of
+	topsNext int    // next slot to ask the tops for
+	nowMS    int64
+	allTop   timeline.Position // of the timeline of pushes to all
 }
 
 type slot struct {

@@ -21,6 +21,9 @@ type Config struct {
 	ConnectWorkers   int           `toml:"connect_workers" doc:"concurrent calls to logic for auth and for disconnects; 1 to 256"`
 	ConnectBatch     int           `toml:"connect_batch" doc:"sessions in one call to logic; 1 to 1024"`
 	ConnectQueue     int           `toml:"connect_queue" doc:"sessions that may wait for auth; more are told to come back; 1 to 1000000"`
+	UpstreamWorkers  int           `toml:"upstream_workers" doc:"concurrent calls to logic for sync, history and the like, each of one session; 1 to 1024"`
+	UpstreamQueue    int           `toml:"upstream_queue" doc:"requests of each kind that may wait for such a call; more are answered 503; 1 to 1000000"`
+	TopsPeriod       time.Duration `toml:"tops_period" doc:"logic is asked once in this time for the newest positions of what a v2 session reads; heartbeats tell them; 1s to 1h"`
 	LogicTimeout     time.Duration `toml:"logic_timeout" doc:"deadline of one call to logic; 100ms to 1m"`
 	LeaseInterval    time.Duration `toml:"lease_interval" doc:"how often the lease of this comet is renewed; a third of logic's lease_ttl or less; 100ms to 1m"`
 	OnlineInterval   time.Duration `toml:"online_interval" doc:"how often room counts are exchanged (goim: 10s); lease_interval to 10m"`
@@ -45,6 +48,9 @@ func DefaultConfig() Config {
 		ConnectWorkers:   4,
 		ConnectBatch:     128,
 		ConnectQueue:     65_536,
+		UpstreamWorkers:  32,
+		UpstreamQueue:    65_536,
+		TopsPeriod:       time.Minute,
 		LogicTimeout:     3 * time.Second,
 		LeaseInterval:    3 * time.Second,
 		OnlineInterval:   10 * time.Second,
@@ -85,6 +91,9 @@ func (c *Config) Problems() []string {
 	ints("connect_workers", c.ConnectWorkers, 1, 256)
 	ints("connect_batch", c.ConnectBatch, 1, 1024) // with token and cookie 12 KiB each, and a call may have 16 MiB
 	ints("connect_queue", c.ConnectQueue, 1, 1_000_000)
+	ints("upstream_workers", c.UpstreamWorkers, 1, 1024)
+	ints("upstream_queue", c.UpstreamQueue, 1, 1_000_000)
+	durations("tops_period", c.TopsPeriod, time.Second, time.Hour)
 	durations("logic_timeout", c.LogicTimeout, 100*time.Millisecond, time.Minute)
 	durations("lease_interval", c.LeaseInterval, 100*time.Millisecond, time.Minute)
 	durations("online_interval", c.OnlineInterval, c.LeaseInterval, 10*time.Minute)

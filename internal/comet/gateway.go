@@ -48,6 +48,10 @@ type Gateway struct {
 	broadcasts  *broadcasts
 	connects    *batchQueue[ConnectItem]
 	disconnects *batchQueue[SessionRef]
+	asks        *batchQueue[ask]
+	publishes   *batchQueue[PublishItem]
+	acks        *batchQueue[AckItem]
+	stored      atomic.Int32 // storedUnknown, storedYes or storedNo
 	draining    atomic.Bool
 	sessions    atomic.Int64
 	maxSessions int64
@@ -98,6 +102,9 @@ func New(cfg Config, node Node, info NodeInfo, maxSessions int, deps Deps) (*Gat
 		cfg: cfg, windows: windows, node: node, info: info, logic: deps.Logic, log: deps.Log, clock: deps.Clock,
 		connects:    newBatchQueue[ConnectItem](cfg.ConnectQueue),
 		disconnects: newBatchQueue[SessionRef](maxSlots),
+		asks:        newBatchQueue[ask](cfg.UpstreamQueue),
+		publishes:   newBatchQueue[PublishItem](cfg.UpstreamQueue),
+		acks:        newBatchQueue[AckItem](cfg.UpstreamQueue),
 		broadcasts:  newBroadcasts(),
 		guard:       guard{lanes: map[Lane]*laneGuard{}},
 		ips:         map[netip.Addr]int{},
@@ -148,7 +155,13 @@ func (g *Gateway) Start(ctx context.Context) error {
 	for range g.cfg.ConnectWorkers {
 		g.running.Go(g.connectLoop)
 		g.running.Go(g.disconnectLoop)
+		g.running.Go(g.publishLoop)
+		g.running.Go(g.ackLoop)
 	}
+	for range g.cfg.UpstreamWorkers {
+		g.running.Go(g.askLoop)
+	}
+	g.running.Go(g.topsLoop)
 	g.leasing.Go(g.leaseLoop)
 	return nil
 }
@@ -179,6 +192,9 @@ func (g *Gateway) Close(ctx context.Context) error {
 	}
 	g.connects.close()
 	g.disconnects.close()
+	g.asks.close()
+	g.publishes.close()
+	g.acks.close()
 	// A renewal that is under way must not come behind Leave: it would bring
 	// the lease of a dead comet back.
 	close(g.leaving)

@@ -98,6 +98,8 @@ func (c *testConn) bodies(t testing.TB, op wire.Op) (out []string) {
 
 // testLogic accepts every token of goim's form; block holds answers back.
 type testLogic struct {
+	library
+	greeting func(*ConnectResult) // changes what accepted sessions are told
 	mu           sync.Mutex
 	keys         map[string]uint64
 	disconnected []SessionRef
@@ -139,6 +141,9 @@ func (l *testLogic) Connect(_ context.Context, _ Node, items []ConnectItem) ([]C
 			token.Key = fmt.Sprintf("key-%x", it.Session)
 		}
 		out[i] = ConnectResult{Mid: token.Mid, Key: token.Key, Room: token.Room, Accepts: token.Accepts, HeartbeatMS: 60_000, Replaced: l.keys[token.Key]}
+		if l.greeting != nil {
+			l.greeting(&out[i])
+		}
 		l.keys[token.Key] = it.Session
 	}
 	return out, nil

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/internal/timeline"
 )
 
 // Conn is one client connection as a transport gives it to the core. All
@@ -70,6 +71,10 @@ type ConnectResult struct {
 	Accepts     []int32
 	HeartbeatMS int64
 	Replaced    uint64 // session of this node that held the key before; 0 = none
+	// Version 2 only.
+	Rooms  []string // durable rooms of the user, besides Room
+	Tops   []timeline.Top
+	Resume []timeline.Cursor // to sync as soon as the session is live
 }
 
 // SessionRef names a session where its location is recorded.
@@ -102,4 +107,5 @@ type Logic interface {
 	Disconnect(ctx context.Context, node Node, sessions []SessionRef) error
 	Refresh(ctx context.Context, node Node, r Refresh) (RefreshReply, error)
 	Leave(ctx context.Context, node Node) error
+	Stored
 }

@@ -1,6 +1,7 @@
 package comet
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"math/rand/v2"
@@ -81,16 +82,29 @@ func (b *Bucket) connected(id uint64, r ConnectResult) {
 	}
 	s.state = confirming
 	b.releaseHeld(s)
-	if r.Room == "" {
-		b.activate(s)
-		return
-	}
-	version := b.join(s, r.Room)
+	version := b.enter(s, r)
+	b.learn(s, r.Tops)
+	s.toResume = r.Resume
 	if b.gateway.rooms.confirmed(version) {
 		b.activate(s)
 		return
 	}
 	b.gateway.rooms.whenConfirmed(version, b.onSession(id, (*Bucket).activate))
+}
+
+// enter puts a session into its first rooms; the named one last, so that
+// heartbeats count that one. It reports the version to be confirmed, 0 without
+// a room.
+func (b *Bucket) enter(s *Session, r ConnectResult) (version uint64) {
+	for _, key := range r.Rooms {
+		if key != r.Room && s.roomIndex(key) < 0 && message.CheckRoomKey(key) == nil {
+			version = max(version, b.join(s, key))
+		}
+	}
+	if r.Room != "" {
+		version = max(version, b.join(s, r.Room))
+	}
+	return version
 }
 
 // releaseHeld lets pushes that came while logic was asked follow the auth
@@ -141,6 +155,7 @@ func (b *Bucket) activate(s *Session) {
 			Ver:       int16(s.ver),
 			Heartbeat: s.heartbeatMS / 1000,
 			Node:      b.gateway.node.Name,
+			Tops:      b.news(s),
 		})
 	} else {
 		b.reply(s, wire.Header{Ver: wire.V1, Op: wire.OpAuthReply, Seq: s.authSeq}, nil)
@@ -150,6 +165,13 @@ func (b *Bucket) activate(s *Session) {
 	}
 	b.giveBuffer(held)
 	b.alive(s)
+	// The rooms are entered: what comes from here on is pushed, or in the page,
+	// or both.
+	cursors := s.toResume
+	s.toResume = nil
+	if len(cursors) > 0 && s.state == live && b.startSync(s, cursors, 0, 0, wire.Header{Op: wire.OpSyncReply}) {
+		return // answered resumes it
+	}
 	b.resume(s)
 }
 
@@ -196,11 +218,22 @@ func (b *Bucket) handle(s *Session, p wire.Packet) {
 		}
 		b.upstream(s, p)
 	case wire.OpSendMsg, wire.OpSync, wire.OpAck, wire.OpRead, wire.OpHistory:
-		if v2 {
-			b.replyJSON(s, reply.Op, p.Seq, refusal{Code: codeNotSupported, Reason: "not_supported"})
+		if !v2 {
+			b.upstream(s, p)
 			return
 		}
-		b.upstream(s, p)
+		switch p.Op {
+		case wire.OpSendMsg:
+			b.send(s, p, reply)
+		case wire.OpSync:
+			b.sync(s, p, reply)
+		case wire.OpAck:
+			b.ack(s, p, reply)
+		case wire.OpRead:
+			b.read(s, p, reply)
+		default:
+			b.history(s, p, reply)
+		}
 	default:
 		b.upstream(s, p)
 	}
@@ -253,19 +286,22 @@ func (b *Bucket) whenConfirmed(s *Session, version uint64, fn func(*Bucket, *Ses
 	s.paused = true
 	b.gateway.rooms.whenConfirmed(version, b.onSession(s.id, func(b *Bucket, s *Session) {
 		fn(b, s)
-		b.resume(s)
+		if !s.asking {
+			b.resume(s)
+		}
 	}))
 }
 
 // Bodies of version 2 control packets.
 type (
 	authReply struct {
-		Session   string `json:"session"`
-		Mid       int64  `json:"mid"`
-		Key       string `json:"key"`
-		Ver       int16  `json:"ver"`
-		Heartbeat int64  `json:"heartbeat"` // seconds of silence after which the session is closed
-		Node      string `json:"node"`
+		Session   string    `json:"session"`
+		Mid       int64     `json:"mid"`
+		Key       string    `json:"key"`
+		Ver       int16     `json:"ver"`
+		Heartbeat int64     `json:"heartbeat"` // seconds of silence after which the session is closed
+		Node      string    `json:"node"`
+		Tops      []topBody `json:"tops,omitempty"`
 	}
 	heartbeatReply struct {
 		Online int32     `json:"online"`
@@ -285,6 +321,8 @@ type (
 	roomResult struct {
 		Room   string `json:"room"`
 		OK     bool   `json:"ok"`
+		Epoch  uint32 `json:"epoch,omitempty"`
+		Top    uint64 `json:"top,omitempty"`
 		Code   uint16 `json:"code,omitempty"`
 		Reason string `json:"reason,omitempty"`
 	}
@@ -302,6 +340,7 @@ const (
 	codeBadRequest   = 400
 	codeLimit        = 429
 	codeNotSupported = 501
+	codeRetry        = 503
 )
 
 // joinLeave handles the version 2 ops for many rooms. Every room has its own
@@ -333,7 +372,43 @@ func (b *Bucket) joinLeave(s *Session, p wire.Packet, reply wire.Header) {
 		}
 		out.Rooms = append(out.Rooms, result)
 	}
-	b.whenConfirmed(s, version, func(b *Bucket, s *Session) { b.replyJSON(s, reply.Op, reply.Seq, out) })
+	b.whenConfirmed(s, version, func(b *Bucket, s *Session) {
+		if p.Op == wire.OpLeave || !b.joinTops(s, reply, out) {
+			b.replyJSON(s, reply.Op, reply.Seq, out)
+		}
+	})
+}
+
+// joinTops answers a join with the tops of its rooms, read after the session
+// has entered them. False: it was not started.
+func (b *Bucket) joinTops(s *Session, reply wire.Header, out roomsReply) bool {
+	g := b.gateway
+	if g.stored.Load() == storedNo {
+		return false
+	}
+	var tls []message.Timeline
+	for i := range out.Rooms {
+		if tl := roomTimeline(out.Rooms[i].Room); out.Rooms[i].OK && tl.CanStore() {
+			tls = append(tls, tl)
+		}
+	}
+	return len(tls) > 0 && b.ask(s, func(ctx context.Context) func(*Bucket, *Session) {
+		tops, err := g.tops(ctx, tls)
+		if err != nil { // the session is in its rooms all the same; heartbeats tell the tops
+			g.askFailed("tops", err)
+		}
+		return func(b *Bucket, s *Session) {
+			b.learn(s, tops)
+			for i := range out.Rooms {
+				r := &out.Rooms[i]
+				if at := s.roomIndex(r.Room); r.OK && at >= 0 {
+					m := &s.rooms[at]
+					r.Epoch, r.Top, m.told = m.room.top.Epoch, m.room.top.Seq, m.room.top
+				}
+			}
+			b.replyJSON(s, reply.Op, reply.Seq, out)
+		}
+	})
 }
 
 // bye tells the client why the session ends: a packet in version 2, and a

@@ -48,11 +48,13 @@ type Session struct {
 	lastRoom    *roomCount // of the newest room, also after it was left (goim)
 	held        []heldPush // pushed while logic was asked
 	tops        *tops      // version 2 only
+	toResume    []timeline.Cursor
 
 	framing  Framing
 	ver      uint8
 	state    state
 	paused   bool
+	asking   bool // logic was asked: paused until it answers
 	upgraded bool // WebSocket handshake done
 	deflate  bool // with permessage-deflate
 	hinted   bool // was told that it missed something, and took nothing since

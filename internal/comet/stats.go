@@ -34,9 +34,13 @@ func newStats(m *obs.Metrics, g *Gateway) *stats {
 		ignored:     m.PlainCounter("perseid_upstream_ignored_total", "Application packets from clients: answered, and dropped as by goim's stock logic."),
 		panics:      m.PlainCounter("perseid_panics_total", "Handlers that panicked; each cost one session."),
 		unconfirmed: m.PlainCounter("perseid_join_unconfirmed_total", "First joins of a room told to the client before every job confirmed them."),
-		logicErrors: m.Counter("perseid_logic_errors_total", "Failed calls to logic.", "call", []string{"connect", "disconnect", "refresh", "resync"}),
+		logicErrors: m.Counter("perseid_logic_errors_total", "Failed calls to logic.", "call", logicCalls()),
 		limited:     obs.NewLimited(g.log, 10*time.Second),
 	}
+}
+
+func logicCalls() []string {
+	return []string{"connect", "disconnect", "refresh", "resync", "sync", "history", "ack", "read", "publish", "tops"}
 }
 
 func (s *stats) opened(f Framing)  { s.transports.Inc(int(f)) }
@@ -62,7 +66,7 @@ func (s *stats) refused(r Reason) {
 }
 
 func (s *stats) logicFailed(call string, err error) {
-	for i, name := range []string{"connect", "disconnect", "refresh", "resync"} {
+	for i, name := range logicCalls() {
 		if name == call {
 			s.logicErrors.Inc(i)
 		}

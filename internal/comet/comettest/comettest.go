@@ -30,6 +30,7 @@ type Logic struct {
 	Rooms map[string]int32
 	// Canceled are the pushes to all that every refresh says are canceled.
 	Canceled []message.ID
+	NothingStored
 
 	mu           sync.Mutex
 	sessions     map[string]uint64 // by key

@@ -40,7 +40,7 @@ func (c *Client) Connect(ctx context.Context, node comet.Node, items []comet.Con
 	for i, it := range items {
 		// A header may carry any bytes, a string of protobuf only text: one bad
 		// cookie would fail the call for everybody in it.
-		cookie := strings.ToValidUTF8(it.Cookie, "\uFFFD")
+		cookie := text(it.Cookie)
 		req.Items[i] = &logicv1.ConnectItem{Session: it.Session, Token: it.Token, Cookie: cookie, Ver: int32(it.Ver)}
 		if it.IP.IsValid() {
 			req.Items[i].Ip = it.IP.String()
@@ -55,6 +55,7 @@ func (c *Client) Connect(ctx context.Context, node comet.Node, items []comet.Con
 		out[i] = comet.ConnectResult{
 			Code: uint16(min(r.Code, 0xffff)), Reason: r.Reason, Mid: r.Mid, Key: r.Key, Room: r.Room,
 			Accepts: r.Accepts, HeartbeatMS: r.HeartbeatMs, Replaced: r.Replaced,
+			Rooms: r.Rooms, Tops: topsFrom(r.Tops), Resume: cursorsFrom(r.Resume),
 		}
 	}
 	return out, nil
@@ -101,6 +102,9 @@ func (c *Client) Leave(ctx context.Context, node comet.Node) error {
 	}
 	return nil
 }
+
+// text makes a string of a client fit for protobuf.
+func text(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 func nodeOf(n comet.Node) *logicv1.Node {
 	return &logicv1.Node{Name: n.Name, Incarnation: n.Incarnation}

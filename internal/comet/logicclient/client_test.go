@@ -20,6 +20,7 @@ import (
 	"github.com/perseid-im/perseid/internal/comet"
 	"github.com/perseid-im/perseid/internal/leakcheck"
 	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/internal/timeline"
 )
 
 func TestMain(m *testing.M) { leakcheck.Main(m) }
@@ -134,12 +135,16 @@ func TestConnect(t *testing.T) {
 		{Session: 2, Token: nil, Ver: 1},
 	}
 	want := []comet.ConnectResult{
-		{Code: 3500, Reason: "bad token", Mid: -1, Key: "k", Room: "live://1", Accepts: []int32{1, -2}, HeartbeatMS: 240_000, Replaced: 1<<64 - 1},
+		{Code: 3500, Reason: "bad token", Mid: -1, Key: "k", Room: "live://1", Accepts: []int32{1, -2}, HeartbeatMS: 240_000, Replaced: 1<<64 - 1,
+			Rooms: []string{"group://1"}, Tops: []timeline.Top{{Timeline: "u:1", Position: timeline.Position{Epoch: 2, Seq: 3}}},
+			Resume: []timeline.Cursor{{Timeline: "u:1", Epoch: 2, After: 1}}},
 		{},
 	}
 	filled(t, items[0], want[0])
 	s.next(&logicv1.ConnectReply{Results: []*logicv1.ConnectResult{
-		{Code: 3500, Reason: "bad token", Mid: -1, Key: "k", Room: "live://1", Accepts: []int32{1, -2}, HeartbeatMs: 240_000, Replaced: 1<<64 - 1},
+		{Code: 3500, Reason: "bad token", Mid: -1, Key: "k", Room: "live://1", Accepts: []int32{1, -2}, HeartbeatMs: 240_000, Replaced: 1<<64 - 1,
+			Rooms: []string{"group://1"}, Tops: []*logicv1.Top{{Timeline: "u:1", Epoch: 2, Top: 3}},
+			Resume: []*logicv1.Cursor{{Timeline: "u:1", Epoch: 2, After: 1}}},
 		{},
 	}})
 	got, err := c.Connect(t.Context(), node(), items)

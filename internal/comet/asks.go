@@ -1,0 +1,148 @@
+package comet
+
+import (
+	"context"
+	"errors"
+)
+
+// ask is one question of a session to logic. run is called by a worker; what
+// it returns is run on the loop, if the session is still there.
+type ask struct {
+	session uint64
+	run     func(ctx context.Context) func(*Bucket, *Session)
+}
+
+// ask asks logic for a session. Its next packets wait for the answer: replies
+// keep the order of the requests, and a session has one question under way.
+// False means that too much waits already.
+func (b *Bucket) ask(s *Session, run func(ctx context.Context) func(*Bucket, *Session)) bool {
+	if !b.gateway.asks.add(ask{s.id, run}) {
+		return false
+	}
+	b.await(s)
+	return true
+}
+
+// await holds the next packets of a session back until answered is called.
+func (b *Bucket) await(s *Session) {
+	s.paused, s.asking = true, true
+}
+
+// answered lets them go on.
+func (b *Bucket) answered(s *Session) {
+	s.asking = false
+	b.resume(s)
+}
+
+// askLoop is a worker for the questions of sessions.
+func (g *Gateway) askLoop() {
+	for {
+		asks := g.asks.take(g.life, 1)
+		if asks == nil {
+			return
+		}
+		a := asks[0]
+		ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
+		answer := a.run(ctx)
+		cancel()
+		g.postSession(a.session, func(b *Bucket, s *Session) {
+			answer(b, s)
+			b.answered(s)
+		})
+	}
+}
+
+// postSession runs fn on the loop of a session, if the session is still there.
+func (g *Gateway) postSession(id uint64, fn func(*Bucket, *Session)) {
+	buckets := *g.buckets.Load()
+	loop, _, _ := splitID(id)
+	buckets[loop].post(func(b *Bucket) {
+		if s := b.find(id); s != nil && s.state != closed {
+			b.protect(s, func() { fn(b, s) })
+		}
+	})
+}
+
+// maxPublishBytes bounds one call, which must stay below the size limit of a
+// message.
+const maxPublishBytes = 4 << 20
+
+// publishLoop hands messages of sessions to logic, those that came together in
+// one call.
+func (g *Gateway) publishLoop() {
+	for {
+		items := g.publishes.take(g.life, g.cfg.ConnectBatch)
+		if items == nil {
+			return
+		}
+		for len(items) > 0 {
+			n, bytes := 0, 0
+			for n < len(items) && (n == 0 || bytes+len(items[n].Payload) <= maxPublishBytes) {
+				bytes += len(items[n].Payload)
+				n++
+			}
+			g.publish(items[:n])
+			items = items[n:]
+		}
+	}
+}
+
+func (g *Gateway) publish(items []PublishItem) {
+	ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
+	results, err := g.logic.Publish(ctx, g.node, items)
+	cancel()
+	if err == nil && len(results) != len(items) {
+		err = errors.New("another number of results than of messages")
+	}
+	for i := range items {
+		var result Published
+		if err == nil {
+			result = results[i]
+		} else {
+			no := refusalOf(err)
+			result = Published{Code: no.Code, Reason: no.Reason}
+		}
+		it := &items[i]
+		g.postSession(it.Session, func(b *Bucket, s *Session) {
+			b.published(s, it.ClientID, it.answer, result)
+			b.answered(s)
+		})
+	}
+	if err != nil {
+		g.askFailed("publish", err)
+	}
+}
+
+// ackLoop hands acks to logic. One that is lost costs a message that is
+// delivered again, so a call that failed is not repeated.
+func (g *Gateway) ackLoop() {
+	for {
+		items := g.acks.take(g.life, g.cfg.ConnectBatch)
+		if items == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
+		results, err := g.logic.Ack(ctx, g.node, items)
+		cancel()
+		if err == nil && len(results) != len(items) {
+			err = errors.New("another number of results than of acks")
+		}
+		if err != nil {
+			g.askFailed("ack", err)
+		}
+		for i := range items {
+			if !items[i].wanted {
+				continue
+			}
+			var result Acked
+			if err == nil {
+				result = results[i]
+			} else {
+				no := refusalOf(err)
+				result = Acked{Code: no.Code, Reason: no.Reason}
+			}
+			seq := items[i].answer
+			g.postSession(items[i].Session, func(b *Bucket, s *Session) { b.acked(s, seq, result) })
+		}
+	}
+}
