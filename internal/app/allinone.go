@@ -16,7 +16,7 @@ import (
 // AllInOneConfig is what a newcomer may choose; everything else has the
 // defaults of the daemons.
 type AllInOneConfig struct {
-	DataDir   string // of the embedded Kafka
+	DataDir   string // of the embedded Kafka and the archive
 	TCP       string
 	WebSocket string
 	HTTP      string
@@ -62,6 +62,7 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 
 	lc.HTTP.Addr, lc.GRPC.Addr = cfg.HTTP, "127.0.0.1:0"
 	lc.Redis.Addr = servers.RedisAddr()
+	lc.Archive.DSN, lc.Archive.Sync = "sqlite:"+servers.ArchivePath(), ec.SyncWrites
 	lc.Kafka.Brokers, jc.Kafka.Brokers = []string{servers.KafkaAddr()}, []string{servers.KafkaAddr()}
 	cc.Listen.TCP, cc.Listen.WebSocket, cc.GRPC.Addr = cfg.TCP, cfg.WebSocket, "127.0.0.1:0"
 	cc.Node.Name = "perseid"
@@ -87,7 +88,7 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 	if err = dir.Set(registry.Comet, []string{cometPart.listener.Addr().String()}); err != nil {
 		return nil, err
 	}
-	jobPart, err := newJobParts(jc, p, dir)
+	jobPart, err := newJobParts(jc, p, dir, 0) // there is no other consumer
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/perseid-im/perseid/internal/job"
 	"github.com/perseid-im/perseid/internal/job/cometclient"
@@ -52,7 +53,7 @@ func NewJob(cfg JobConfig, w io.Writer) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
-	j, err := newJobParts(cfg, p, dir)
+	j, err := newJobParts(cfg, p, dir, 2*cfg.Kafka.SessionTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +74,9 @@ type jobParts struct {
 	done     chan struct{} // closed when the consumer has returned
 }
 
-func newJobParts(cfg JobConfig, p *process, dir registry.Directory) (*jobParts, error) {
+// newJobParts makes a job whose claims are known as current when they last
+// longer than settles.
+func newJobParts(cfg JobConfig, p *process, dir registry.Directory, settles time.Duration) (*jobParts, error) {
 	j := &jobParts{cfg: cfg, p: p, done: make(chan struct{}), lag: partitionLag{records: map[int32]int64{}}}
 	j.life, j.halt = context.WithCancel(context.Background())
 	host, err := os.Hostname()
@@ -86,7 +89,7 @@ func newJobParts(cfg JobConfig, p *process, dir registry.Directory) (*jobParts, 
 	p.keep(func(context.Context) error { j.halt(); return j.router.Close() })
 	if j.job, err = job.New(cfg.Job, job.Deps{
 		Name: host + "-" + strconv.Itoa(os.Getpid()), Router: j.router, Storage: j.router, Edge: cometclient.New(), Logger: p.log, Metrics: p.metrics,
-		Settles: 2 * cfg.Kafka.SessionTimeout,
+		Settles: settles,
 	}); err != nil {
 		return nil, err
 	}

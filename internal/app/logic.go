@@ -19,19 +19,26 @@ import (
 	"github.com/perseid-im/perseid/internal/presence/redisreg"
 	"github.com/perseid-im/perseid/internal/registry"
 	"github.com/perseid-im/perseid/internal/stream/kafkastream"
+	"github.com/perseid-im/perseid/internal/timeline"
+	"github.com/perseid-im/perseid/internal/timeline/redistore"
+	"github.com/perseid-im/perseid/internal/timeline/sqlstore"
 )
 
 // LogicConfig is the configuration of the logic daemon.
 type LogicConfig struct {
-	Node     LogicNode          `toml:"node" doc:"who this logic is"`
-	HTTP     httpapi.Config     `toml:"http" doc:"the push API; it has no authentication: keep it on a private network"`
-	GRPC     logicgrpc.Config   `toml:"grpc" doc:"where comets and jobs connect"`
-	Logic    logic.Config       `toml:"logic" doc:"what logic decides by"`
-	Redis    redisreg.Config    `toml:"redis" doc:"the Redis that keeps presence"`
-	Kafka    kafkastream.Config `toml:"kafka" doc:"the log of pushes; the same for logic and job"`
-	Registry registry.Config    `toml:"registry" doc:"where the other nodes are"`
-	Admin    obs.AdminConfig    `toml:"admin" doc:"metrics, health and profiles"`
-	Log      obs.LogConfig      `toml:"log" doc:"what is logged"`
+	Node      LogicNode             `toml:"node" doc:"who this logic is"`
+	HTTP      httpapi.Config        `toml:"http" doc:"the push API; it has no authentication: keep it on a private network"`
+	GRPC      logicgrpc.Config      `toml:"grpc" doc:"where comets and jobs connect"`
+	Logic     logic.Config          `toml:"logic" doc:"what logic decides by"`
+	Redis     redisreg.Config       `toml:"redis" doc:"the Redis that keeps presence"`
+	Timelines timeline.Config       `toml:"timelines" doc:"stored messages; the same for all logics"`
+	Window    redistore.Config      `toml:"window" doc:"the Redis that keeps positions and the newest stored messages"`
+	Archive   sqlstore.Config       `toml:"archive" doc:"the database that keeps stored messages for good"`
+	Retention sqlstore.RetainConfig `toml:"retention" doc:"how long the archive keeps messages"`
+	Kafka     kafkastream.Config    `toml:"kafka" doc:"the log of pushes; the same for logic and job"`
+	Registry  registry.Config       `toml:"registry" doc:"where the other nodes are"`
+	Admin     obs.AdminConfig       `toml:"admin" doc:"metrics, health and profiles"`
+	Log       obs.LogConfig         `toml:"log" doc:"what is logged"`
 }
 
 // LogicNode is the identity of a logic.
@@ -53,14 +60,18 @@ func (c *LogicNode) Problems() []string {
 // DefaultLogicConfig has goim's ports.
 func DefaultLogicConfig() LogicConfig {
 	return LogicConfig{
-		HTTP:     httpapi.DefaultConfig(),
-		GRPC:     logicgrpc.DefaultConfig(),
-		Logic:    logic.DefaultConfig(),
-		Redis:    redisreg.DefaultConfig(),
-		Kafka:    kafkastream.DefaultConfig(),
-		Registry: registry.DefaultConfig(),
-		Admin:    obs.AdminConfig{Addr: "127.0.0.1:3191"},
-		Log:      obs.DefaultLogConfig(),
+		HTTP:      httpapi.DefaultConfig(),
+		GRPC:      logicgrpc.DefaultConfig(),
+		Logic:     logic.DefaultConfig(),
+		Redis:     redisreg.DefaultConfig(),
+		Timelines: timeline.DefaultConfig(),
+		Window:    redistore.DefaultConfig(),
+		Archive:   sqlstore.DefaultConfig(),
+		Retention: sqlstore.DefaultRetainConfig(),
+		Kafka:     kafkastream.DefaultConfig(),
+		Registry:  registry.DefaultConfig(),
+		Admin:     obs.AdminConfig{Addr: "127.0.0.1:3191"},
+		Log:       obs.DefaultLogConfig(),
 	}
 }
 
@@ -93,17 +104,18 @@ func NewLogic(cfg LogicConfig, w io.Writer) (_ *App, err error) {
 
 // logicParts is a logic without the process around it.
 type logicParts struct {
-	cfg      LogicConfig
-	p        *process
-	dir      registry.Directory
-	presence *redisreg.Registry
-	producer *kafkastream.Producer
-	core     *logic.Core
-	http     *httpapi.Server
-	rpc      *logicgrpc.Server
-	httpL    net.Listener
-	grpcL    net.Listener
-	self     *kregistry.ServiceInstance
+	cfg       LogicConfig
+	p         *process
+	dir       registry.Directory
+	presence  *redisreg.Registry
+	producer  *kafkastream.Producer
+	timelines *timelineParts
+	core      *logic.Core
+	http      *httpapi.Server
+	rpc       *logicgrpc.Server
+	httpL     net.Listener
+	grpcL     net.Listener
+	self      *kregistry.ServiceInstance
 }
 
 func newLogicParts(cfg LogicConfig, p *process, dir registry.Directory) (*logicParts, error) {
@@ -126,8 +138,11 @@ func newLogicParts(cfg LogicConfig, p *process, dir registry.Directory) (*logicP
 		return nil, err
 	}
 	p.keep(l.producer.Close)
+	if l.timelines, err = newTimelineParts(cfg, p); err != nil {
+		return nil, err
+	}
 	if l.core, err = logic.New(cfg.Logic, logic.Deps{
-		Presence: l.presence, Log: l.producer, Broadcasts: l.presence, Logger: p.log, Metrics: p.metrics, Now: time.Now,
+		Presence: l.presence, Log: l.producer, Broadcasts: l.presence, Timelines: &l.timelines.late, Logger: p.log, Metrics: p.metrics, Now: time.Now,
 	}); err != nil {
 		return nil, err
 	}
@@ -178,6 +193,7 @@ func (l *logicParts) stages() []stage {
 			stop:   l.producer.Close,
 			budget: 15 * time.Second,
 		},
+		l.timelines.stage(l.p),
 		{
 			name:  "logic core",
 			start: l.core.Start,
