@@ -12,8 +12,9 @@ import (
 
 // Bounds of one script: nobody else is served while it runs.
 const (
-	maxTogether      = 64 // timelines
-	maxTogetherBytes = 1 << 20
+	maxTogether        = 64 // timelines
+	maxTogetherRecords = 256
+	maxTogetherBytes   = 1 << 20
 )
 
 // Append gives positions; see timeline.Window.
@@ -29,8 +30,9 @@ func (s *Store) Append(ctx context.Context, inc timeline.Incarnation, batch []ti
 	var commands []command
 	var sizes []int
 	for from := 0; from < len(batch); {
-		n, size := 0, 0
-		for from+n < len(batch) && n < s.perScript && (n == 0 || size < maxTogetherBytes) {
+		n, size, records := 0, 0, 0
+		for from+n < len(batch) && n < s.perScript && size < maxTogetherBytes && records < maxTogetherRecords {
+			records += len(values[from+n])
 			for _, v := range values[from+n] {
 				size += len(v)
 			}

@@ -24,6 +24,13 @@
 // come back after a failback), the marker with FLUSHALL. A server without these
 // INFO fields (miniredis) has the marker alone, which it never persists.
 //
+// The check is in every script. Measured (benchmarks/results/incarnation.txt):
+// 7.9 µs of Redis per script, 26 % of one that serves a single record, 1.4 % of
+// one that serves 64. A check outside the script would be free, but something
+// else could answer the script than what was checked. So timelines share
+// scripts, up to 64 timelines, 256 records and 1 MiB each: such a script takes
+// one to five milliseconds, in which Redis serves nobody else.
+//
 // # Guarantees
 //
 // A script is atomic per timeline. A call that returns an error may have done
