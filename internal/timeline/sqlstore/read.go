@@ -92,7 +92,7 @@ func (s *Store) Tops(ctx context.Context, tls []message.Timeline) ([]timeline.Ar
 			}
 			at[t.Timeline] = t
 			return nil
-		}, `SELECT t.tl, t.epoch, t.floor, (SELECT MAX(m.seq) FROM message m WHERE m.tl = t.tl) FROM timeline t WHERE t.tl IN (`+marks(len(list), "?")+`)`,
+		}, `SELECT t.tl, t.epoch, t.floor, (SELECT m.seq FROM message m WHERE m.tl = t.tl ORDER BY m.seq DESC LIMIT 1) FROM timeline t WHERE t.tl IN (`+marks(len(list), "?")+`)`,
 			names(list)...)
 		if err != nil {
 			return nil, wrap("tops", err)

@@ -15,7 +15,7 @@ func (s *Store) Retain(ctx context.Context, tl message.Timeline, floor uint64) (
 	err = s.change(ctx, "retain", func(tx *sql.Tx) error {
 		more = false
 		var old, top uint64
-		err := tx.QueryRowContext(ctx, `SELECT floor, COALESCE((SELECT MAX(m.seq) FROM message m WHERE m.tl = timeline.tl), 0)
+		err := tx.QueryRowContext(ctx, `SELECT floor, COALESCE((SELECT m.seq FROM message m WHERE m.tl = timeline.tl ORDER BY m.seq DESC LIMIT 1), 0)
 			FROM timeline WHERE tl = ?`+s.dialect.forUpdate, name(tl)).Scan(&old, &top)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
@@ -108,7 +108,7 @@ func (s *Store) Older(ctx context.Context, after message.Timeline, beforeMS int6
 				old = append(old, c)
 			}
 			return nil
-		}, `SELECT t.tl, t.epoch, t.floor, COALESCE((SELECT MAX(m.seq) FROM message m WHERE m.tl = t.tl), 0),
+		}, `SELECT t.tl, t.epoch, t.floor, COALESCE((SELECT m.seq FROM message m WHERE m.tl = t.tl ORDER BY m.seq DESC LIMIT 1), 0),
 			(SELECT m.ts_ms FROM message m WHERE m.tl = t.tl AND m.seq > t.floor ORDER BY m.seq LIMIT 1)
 			FROM timeline t WHERE t.tl > ? ORDER BY t.tl LIMIT ?`, name(after), olderAtOnce)
 		if err != nil {
