@@ -86,6 +86,7 @@ func (c *Core) RouteStored(ctx context.Context, f timeline.Fold, items []StoredQ
 	for i := range routed.Results {
 		if items[i].Stored != nil {
 			routed.Results[i].Appended = appended.Records[next]
+			c.noteOffline(&items[i], &routed.Results[i])
 			next++
 		}
 	}
