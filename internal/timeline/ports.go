@@ -34,8 +34,10 @@ type Window interface {
 	//     never above arch;
 	//  4. record by record: At <= off -> Repeat with the old seq (found by offset;
 	//     0 if it is trimmed or was a Dup); id among the recent -> Dup with the
-	//     first seq, off moves; otherwise, at the hard cap -> Full, this and all
-	//     later records of the timeline are not applied; otherwise New: top+1.
+	//     first seq, off moves; otherwise, when the hard cap would be passed,
+	//     more entries are trimmed, as many as it takes and as may go; if that
+	//     does not do -> Full, this and all later records of the timeline are not
+	//     applied; otherwise New: top+1. An empty window takes any record.
 	// An idle state is forgotten after the idle TTL, if Required only when arch
 	// is top.
 	Append(ctx context.Context, inc Incarnation, batch []WindowAppend) ([]WindowAppended, error)

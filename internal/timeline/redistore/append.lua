@@ -98,7 +98,9 @@ for k = 1, #KEYS, 3 do
           verdict = 3
         else
           if s.first <= s.top and (s.top - s.first + 1 >= hard or s.bytes + #value > hard_bytes) then
-            trim(s, log, keep, keep_bytes)
+            -- What may go goes: else hard bounds that are no wider than the others,
+            -- or a value that is wider than the difference, would stop it for good.
+            trim(s, log, math.min(keep, hard - 1), math.min(keep_bytes, hard_bytes - #value))
             if s.first <= s.top and (s.top - s.first + 1 >= hard or s.bytes + #value > hard_bytes) then
               result[1] = 3
               break

@@ -241,7 +241,11 @@ func (w *Window) apply(s *state, b *timeline.WindowAppend, r timeline.Pending) (
 	}
 	size := int64(timeline.Weight(r.Message))
 	if s.full(b.Keep, size) {
-		if s.trim(b.Keep); s.full(b.Keep, size) {
+		// What may go goes, so that hard bounds that are no wider than the others,
+		// or a message that is wider than the difference, do not stop it for good.
+		k := b.Keep
+		k.Entries, k.Bytes = min(k.Entries, k.HardEntries-1), min(k.Bytes, k.HardBytes-size)
+		if s.trim(k); s.full(b.Keep, size) {
 			return timeline.Appended{}, false
 		}
 	}
