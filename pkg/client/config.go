@@ -37,6 +37,17 @@ type Config struct {
 	Auth  Auth
 	Token []byte
 
+	// TokenSource is asked before each connection for the secret that goes into
+	// the auth packet as "token"; what checks it is up to the server. An error is
+	// a connection that failed. Not together with Token.
+	TokenSource func(ctx context.Context) (string, error)
+
+	// Cursors keeps how far stored messages were handled (version 2). Default:
+	// MemoryCursors.
+	Cursors CursorStore
+	// NoAck keeps Run from telling the server how far it is; Conn.Ack does it.
+	NoAck bool
+
 	// Header is added to the WebSocket handshake, such as a Cookie.
 	Header http.Header
 	// Compress offers permessage-deflate on WebSocket; the server decides. Once
@@ -115,8 +126,9 @@ func (c Config) prepared() (Config, endpoint, error) {
 	check(c.QueueBytes > 0, "QueueBytes = %d: allowed is more than 0", c.QueueBytes)
 	check(c.Backoff.Min > 0 && c.Backoff.Min <= c.Backoff.Max,
 		"Backoff = %s to %s: allowed is more than 0, Min not above Max", c.Backoff.Min, c.Backoff.Max)
+	check(c.TokenSource == nil || c.Token == nil, "TokenSource and Token: allowed is one of them")
 	if c.Token == nil {
-		if c.Token, err = c.Auth.token(); err != nil {
+		if c.Token, err = c.Auth.token("", nil); err != nil {
 			problems = append(problems, err)
 		}
 	}
@@ -153,15 +165,51 @@ func parseAddress(address string) (endpoint, error) {
 	return endpoint{}, fmt.Errorf("address %q: the scheme must be tcp, ws or wss", address)
 }
 
+// resumeItem is a cursor as the auth packet and Sync have it.
+type resumeItem struct {
+	Timeline string `json:"tl"`
+	Epoch    uint32 `json:"epoch"`
+	After    uint64 `json:"after"`
+}
+
+// withSecret makes the auth packet of one connection: the token is fetched, and
+// what can be resumed is added if there is room.
+func (c Config) withSecret(ctx context.Context, own bool, resume []resumeItem) (Config, error) {
+	if own {
+		return c, nil
+	}
+	secret := ""
+	if c.TokenSource != nil {
+		var err error
+		if secret, err = c.TokenSource(ctx); err != nil {
+			return c, fmt.Errorf("client: token: %w", err)
+		}
+	}
+	token, err := c.Auth.token(secret, resume)
+	if err == nil && len(token) > wire.MaxBodyV1 {
+		token, err = c.Auth.token(secret, nil)
+	}
+	if err != nil {
+		return c, fmt.Errorf("client: %w", err)
+	}
+	if len(token) > wire.MaxBodyV1 {
+		return c, fmt.Errorf("client: the token has %d bytes: allowed is %d", len(token), wire.MaxBodyV1)
+	}
+	c.Token = token
+	return c, nil
+}
+
 // token is goim's auth JSON.
-func (a Auth) token() ([]byte, error) {
+func (a Auth) token(secret string, resume []resumeItem) ([]byte, error) {
 	body, err := json.Marshal(struct {
-		Mid      int64     `json:"mid"`
-		Key      string    `json:"key,omitempty"`
-		Room     string    `json:"room_id"`
-		Platform string    `json:"platform,omitempty"`
-		Accepts  []wire.Op `json:"accepts"`
-	}{a.Mid, a.Key, a.Room, a.Platform, append([]wire.Op{}, a.Accepts...)})
+		Mid      int64        `json:"mid"`
+		Key      string       `json:"key,omitempty"`
+		Room     string       `json:"room_id"`
+		Platform string       `json:"platform,omitempty"`
+		Accepts  []wire.Op    `json:"accepts"`
+		Token    string       `json:"token,omitempty"`
+		Resume   []resumeItem `json:"resume,omitempty"`
+	}{a.Mid, a.Key, a.Room, a.Platform, append([]wire.Op{}, a.Accepts...), secret, resume})
 	if err != nil {
 		return nil, fmt.Errorf("auth: %w", err)
 	}

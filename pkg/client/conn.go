@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -42,6 +43,8 @@ type Conn struct {
 	early   []byte        // for the reader
 	deflate bool          // permessage-deflate is in use
 	ver     int16         // spoken
+	follows bool          // events are wanted
+	tops    []top         // of the auth reply
 	calls   chan struct{} // one element per unanswered request
 
 	// interval of heartbeats in nanoseconds; 0 until authenticated.
@@ -63,9 +66,14 @@ type Conn struct {
 
 // call is a request that waits for its reply.
 type call struct {
-	op    wire.Op // of the reply
-	reply chan []byte
+	op       wire.Op // of the reply
+	reply    chan []byte
+	messages []Message           // of a history, which come before its reply
+	event    func([]byte) *event // not nil: nobody waits, the reply becomes an event
 }
+
+// maxHistory bounds the messages of one reply.
+const maxHistory = 256
 
 func newConn(cfg Config, f framing, l link) *Conn {
 	return &Conn{
@@ -85,6 +93,16 @@ func (c *Conn) Session() Session { return c.session }
 // [CloseError] from the server, [ErrClosed], or a failure of the network.
 // Somebody must keep calling it; see Config.QueueBytes.
 func (c *Conn) Recv(ctx context.Context) (Message, error) {
+	for {
+		m, err := c.next(ctx)
+		if err != nil || m.event == nil {
+			return m, err
+		}
+	}
+}
+
+// next is Recv with the events.
+func (c *Conn) next(ctx context.Context) (Message, error) {
 	m, ok, err := c.queue.get(ctx)
 	if err != nil {
 		return Message{}, err
@@ -92,7 +110,15 @@ func (c *Conn) Recv(ctx context.Context) (Message, error) {
 	if !ok {
 		return Message{}, fmt.Errorf("client: %w", c.ended())
 	}
-	return m, nil
+	return c.named(m), nil
+}
+
+// named fills in the name of the own inbox.
+func (c *Conn) named(m Message) Message {
+	if m.Seq > 0 && m.Timeline == "" {
+		m.Timeline = inboxOf(c.session.Mid)
+	}
+	return m
 }
 
 // Close ends the connection and waits for its goroutines. Messages that were
@@ -177,6 +203,10 @@ func (c *Conn) advance() int32 {
 // call sends a request and waits for its reply. A request whose context ends
 // stays counted until its reply comes, as it does on the server.
 func (c *Conn) call(ctx context.Context, op wire.Op, body []byte) ([]byte, error) {
+	return c.callWith(ctx, op, body, &call{op: op + 1, reply: make(chan []byte, 1)})
+}
+
+func (c *Conn) callWith(ctx context.Context, op wire.Op, body []byte, waiting *call) ([]byte, error) {
 	limit := wire.MaxBodyV2
 	if c.ver < wire.V2 || op == wire.OpAuth {
 		limit = wire.MaxBodyV1
@@ -191,7 +221,6 @@ func (c *Conn) call(ctx context.Context, op wire.Op, body []byte) ([]byte, error
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	waiting := &call{op: op + 1, reply: make(chan []byte, 1)}
 	c.mu.Lock()
 	seq := c.advance()
 	c.pending[seq] = waiting
@@ -217,19 +246,39 @@ func (c *Conn) call(ctx context.Context, op wire.Op, body []byte) ([]byte, error
 	}
 }
 
-// answered hands a reply to the request that waits for it.
-func (c *Conn) answered(p wire.Packet) bool {
+// answered hands a reply to the request that waits for it, if there is one
+// still.
+func (c *Conn) answered(p wire.Packet) error {
+	if p.Op == wire.OpHeartbeatReply && c.ver >= wire.V2 && c.follows {
+		var reply struct {
+			Tops []top `json:"tops"`
+		}
+		if err := json.Unmarshal(p.Body, &reply); err != nil {
+			return fmt.Errorf("heartbeat reply: %w", err)
+		}
+		if err := c.tell(&event{tops: reply.Tops, heartbeat: true}); err != nil {
+			return err
+		}
+	}
 	c.mu.Lock()
 	waiting := c.pending[p.Seq]
 	if waiting == nil || waiting.op != p.Op {
 		c.mu.Unlock()
-		return false
+		if waiting != nil && waiting.op == wire.OpHistoryReply && len(waiting.messages) < maxHistory {
+			m := Message{Op: p.Op, Body: append([]byte{}, p.Body...)}
+			place(&m, p)
+			waiting.messages = append(waiting.messages, c.named(m)) // only the reader, until the reply is handed over
+		}
+		return nil
 	}
 	delete(c.pending, p.Seq)
 	c.mu.Unlock()
+	if waiting.event != nil {
+		return c.tell(waiting.event(p.Body))
+	}
 	waiting.reply <- append([]byte{}, p.Body...)
 	<-c.calls
-	return true
+	return nil
 }
 
 // send writes one packet. An error has ended the connection.

@@ -36,21 +36,26 @@ type Session struct {
 // Dial makes one connection and authenticates it. Errors that it wraps:
 // [RefusedError] and [CloseError] from the server, [ErrVersion], and ctx's.
 func Dial(ctx context.Context, cfg Config) (*Conn, error) {
+	own := cfg.Token != nil
 	cfg, ep, err := cfg.prepared()
 	if err != nil {
 		return nil, err
 	}
-	return dial(ctx, cfg, ep)
+	if cfg, err = cfg.withSecret(ctx, own, nil); err != nil {
+		return nil, err
+	}
+	return dial(ctx, cfg, ep, false)
 }
 
-func dial(ctx context.Context, cfg Config, ep endpoint) (*Conn, error) {
+// dial makes a connection; follow gets events among the messages.
+func dial(ctx context.Context, cfg Config, ep endpoint, follow bool) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 	defer cancel()
 	l, err := ep.open(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("client: dial: %w", err)
 	}
-	return open(ctx, cfg, ep.framing, l)
+	return openFor(ctx, cfg, ep.framing, l, follow)
 }
 
 // link is a connection whose WebSocket handshake, if any, is done.
@@ -62,7 +67,12 @@ type link struct {
 
 // open authenticates a connection.
 func open(ctx context.Context, cfg Config, f framing, l link) (*Conn, error) {
+	return openFor(ctx, cfg, f, l, false)
+}
+
+func openFor(ctx context.Context, cfg Config, f framing, l link, follow bool) (*Conn, error) {
 	c := newConn(cfg, f, l)
+	c.follows = follow && cfg.Version >= wire.V2
 	c.goroutines.Go(c.readLoop)
 	if err := c.authenticate(ctx); err != nil {
 		_ = c.Close() // tells nothing new
@@ -162,6 +172,7 @@ func (c *Conn) accepted(body []byte) (time.Duration, error) {
 		Ver       int16  `json:"ver"`
 		Heartbeat int64  `json:"heartbeat"` // seconds
 		Node      string `json:"node"`
+		Tops      []top  `json:"tops"`
 	}
 	if err := json.Unmarshal(body, &reply); err != nil {
 		return 0, fmt.Errorf("client: auth reply: %w", err)
@@ -176,6 +187,7 @@ func (c *Conn) accepted(body []byte) (time.Duration, error) {
 	c.session = Session{
 		ID: reply.Session, Mid: reply.Mid, Key: reply.Key, Ver: reply.Ver, Heartbeat: silence, Node: reply.Node,
 	}
+	c.tops = reply.Tops
 	if silence == 0 {
 		return DefaultHeartbeatV1, nil
 	}

@@ -109,6 +109,16 @@ func opName(op wire.Op) string {
 		return "join"
 	case wire.OpLeave:
 		return "leave"
+	case wire.OpSendMsg:
+		return "publish"
+	case wire.OpSync:
+		return "sync"
+	case wire.OpAck:
+		return "ack"
+	case wire.OpRead:
+		return "read"
+	case wire.OpHistory:
+		return "history"
 	}
 	return fmt.Sprintf("op %d", op)
 }

@@ -57,6 +57,18 @@ func (q *queue) put(m Message) bool {
 	}
 }
 
+// force puts without waiting. It is for the few events that do not come from
+// the reader.
+func (q *queue) force(m Message) {
+	q.mu.Lock()
+	if !q.dropped && !q.finished {
+		q.messages = append(q.messages, m)
+		q.bytes += messageCost
+	}
+	q.mu.Unlock()
+	signal(q.arrived)
+}
+
 // get returns the oldest message. ok is false when there are none left and none
 // will come.
 func (q *queue) get(ctx context.Context) (m Message, ok bool, err error) {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,16 @@ const (
 type Message struct {
 	Op   wire.Op
 	Body []byte // the receiver's own
+
+	// What follows is set for stored messages (version 2): Seq is not 0 then.
+	Timeline   string // "u:<mid>" is the inbox, "r:<type>://<id>" a room
+	Seq        uint64 // position in the timeline
+	Epoch      uint32 // of the position
+	AcceptedMS int64  // when the server accepted it, in Unix milliseconds
+	ID         [16]byte
+	Sender     int64 // mid of the user who wrote it; 0 = a backend
+
+	event *event // then it is no message
 }
 
 var errDropped = errors.New("nobody receives")
@@ -192,19 +203,40 @@ func (in *inbound) packet(p wire.Packet) error {
 	c := in.c
 	switch {
 	case p.Seq != 0:
-		c.answered(p) // or nobody waits for it any more
-		return nil
+		return c.answered(p)
 	case p.Op == wire.OpBye && c.ver >= wire.V2:
 		return byeError(p.Body)
 	case p.Op == wire.OpRaw && in.wrapper():
 		return whole(in.wrapped, p.Body, in.push)
+	case p.Op == wire.OpSyncReply && c.ver >= wire.V2: // of what auth asked to resume
+		e := syncEvent(p.Body)
+		e.resume = true
+		return c.tell(e)
+	case p.Op == wire.OpHint && c.ver >= wire.V2:
+		var hint top
+		if err := json.Unmarshal(p.Body, &hint); err != nil {
+			return fmt.Errorf("hint: %w", err)
+		}
+		return c.tell(&event{tops: []top{hint}})
 	}
 	return in.push(p)
 }
 
 // push hands a message to the receiver.
 func (in *inbound) push(p wire.Packet) error {
-	if !in.c.queue.put(Message{Op: p.Op, Body: bytes.Clone(p.Body)}) {
+	m := Message{Op: p.Op, Body: bytes.Clone(p.Body)}
+	if in.c.ver >= wire.V2 {
+		place(&m, p)
+	}
+	if !in.c.queue.put(m) {
+		return errDropped
+	}
+	return nil
+}
+
+// tell puts an event among the messages, for who follows timelines.
+func (c *Conn) tell(e *event) error {
+	if c.follows && !c.queue.put(Message{event: e}) {
 		return errDropped
 	}
 	return nil

@@ -16,6 +16,8 @@ type RoomResult struct {
 	OK     bool   `json:"ok"`
 	Code   int    `json:"code"`   // if not OK: 400 not a room, 429 too many rooms
 	Reason string `json:"reason"` // if not OK
+	Epoch  uint32 `json:"epoch"`  // of Top
+	Top    uint64 `json:"top"`    // newest position of the room's timeline; 0 = none, or not known
 }
 
 // refusalBody is the part that refusals of version 2 have in common.
@@ -132,7 +134,27 @@ func (c *Conn) rooms(ctx context.Context, op wire.Op, rooms []string) ([]RoomRes
 	if len(reply.Rooms) != len(rooms) {
 		return nil, fmt.Errorf("client: %s: the reply has %d rooms instead of %d", opName(op), len(reply.Rooms), len(rooms))
 	}
+	if op == wire.OpJoin {
+		c.entered(reply.Rooms)
+	}
 	return reply.Rooms, nil
+}
+
+// entered tells who follows timelines of rooms that were joined.
+func (c *Conn) entered(rooms []RoomResult) {
+	var e event
+	for _, r := range rooms {
+		if !r.OK {
+			continue
+		}
+		e.joined = append(e.joined, roomTimeline(r.Room))
+		if r.Top > 0 {
+			e.tops = append(e.tops, top{roomTimeline(r.Room), r.Epoch, r.Top})
+		}
+	}
+	if c.follows && len(e.joined) > 0 {
+		c.queue.force(Message{event: &e})
+	}
 }
 
 func (c *Conn) request(ctx context.Context, op wire.Op, body []byte) ([]byte, error) {
