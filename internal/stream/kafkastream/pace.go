@@ -5,12 +5,11 @@ import (
 	"time"
 )
 
-// pace lets pushes to one partition go together: one that comes alone goes at
-// once, those that come within an interval of the partition's last departure
-// go at its end. A batch of a partition costs the broker, and each step behind
-// it, hundreds of microseconds of processor time whatever it carries, so
-// gathering gives most of that back when a room is busy; where pushes spread
-// over partitions, or are few, nobody waits.
+// pace lets pushes to one busy partition go together, at the end of an
+// interval since the partition's last departure. A batch of a partition costs
+// the broker, and each step behind it, hundreds of microseconds of processor
+// time whatever it carries, so gathering gives most of that back where a room
+// is busy. Where fewer than gather would come together nobody waits.
 //
 // The interval follows the load: it is twice what the log lately took to
 // acknowledge. A log that answers fast is asked often; one that is slow,
@@ -20,13 +19,22 @@ import (
 type pace struct {
 	most time.Duration // longest interval; 0: nobody waits
 
-	mu       sync.Mutex
-	acked    time.Duration       // moving average
-	departed map[int32]time.Time // the last departure by partition; in the future while callers wait for it
+	mu         sync.Mutex
+	acked      time.Duration // moving average
+	partitions map[int32]*pacedPartition
 }
 
+type pacedPartition struct {
+	arrived  time.Time
+	gap      time.Duration // between arrivals, moving average
+	departed time.Time     // in the future while callers wait for it
+}
+
+// gather is how many pushes an interval must bring for one of them to wait.
+const gather = 4
+
 func newPace(most time.Duration) *pace {
-	return &pace{most: most, departed: map[int32]time.Time{}}
+	return &pace{most: most, partitions: map[int32]*pacedPartition{}}
 }
 
 // observe tells how long the log took to acknowledge a request.
@@ -43,13 +51,20 @@ func (p *pace) next(partition int32, now time.Time) time.Duration {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	at := p.departed[partition]
-	if !at.After(now) {
-		at = at.Add(min(2*p.acked, p.most))
-		if at.Before(now) {
-			at = now
-		}
-		p.departed[partition] = at
+	at := p.partitions[partition]
+	if at == nil {
+		at = &pacedPartition{gap: time.Second}
+		p.partitions[partition] = at
 	}
-	return at.Sub(now)
+	at.gap += (min(now.Sub(at.arrived), time.Second) - at.gap) / 8
+	at.arrived = now
+	if !at.departed.After(now) {
+		if interval := min(2*p.acked, p.most); interval >= gather*at.gap {
+			at.departed = at.departed.Add(interval)
+		}
+		if at.departed.Before(now) {
+			at.departed = now
+		}
+	}
+	return at.departed.Sub(now)
 }
