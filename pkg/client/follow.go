@@ -41,6 +41,7 @@ type line struct {
 	name    string
 	at      Cursor // handled up to here
 	known   bool   // at is good; otherwise where to begin is being found out
+	asked   Cursor // where at was when a page was asked for
 	top     Cursor // newest that was heard of
 	more    bool   // the last page did not reach the top
 	resumed bool   // in the auth packet; its page is on the way
@@ -100,7 +101,7 @@ func (f *follower) resume(ctx context.Context, auth Auth) ([]resumeItem, error) 
 
 // begin starts to follow on a new connection.
 func (f *follower) begin(ctx context.Context, c *Conn, resumed []resumeItem) error {
-	f.c, f.syncing, f.asking = c, false, false
+	f.c, f.syncing, f.asking, f.pausing = c, false, false, false
 	for _, l := range f.lines {
 		l.blocked, l.more, l.resumed, l.dropped = false, false, false, 0
 		clear(l.held)
@@ -369,6 +370,7 @@ func (f *follower) sync() error {
 	}
 	for _, l := range f.lines {
 		if l.behind() && len(body.Cursors) < maxSync {
+			l.asked = l.at
 			body.Cursors = append(body.Cursors, resumeItem{l.name, l.at.Epoch, l.at.Seq})
 		}
 	}
@@ -396,11 +398,10 @@ func (f *follower) synced(ctx context.Context, e *event) error {
 			continue
 		}
 		l.resumed = false
-		moved, err := f.page(ctx, l, &e.pages[i])
-		if err != nil {
+		if err := f.page(ctx, l, &e.pages[i]); err != nil {
 			return err
 		}
-		stuck = stuck || !moved && l.behind()
+		stuck = stuck || l.at == l.asked && l.behind()
 	}
 	if stuck && !f.pausing {
 		f.pausing = true
@@ -412,13 +413,13 @@ func (f *follower) synced(ctx context.Context, e *event) error {
 
 // page takes the numbers of one page: everything up to Next was sent before
 // it, or is gone.
-func (f *follower) page(ctx context.Context, l *line, p *page) (moved bool, err error) {
+func (f *follower) page(ctx context.Context, l *line, p *page) error {
 	switch {
 	case p.Code == 403 || p.Code == 404 || p.Code == 400:
 		l.blocked = true
-		return false, nil
+		return nil
 	case p.Code != 0:
-		return false, nil // later
+		return nil // later
 	}
 	before := l.at
 	switch {
@@ -430,7 +431,7 @@ func (f *follower) page(ctx context.Context, l *line, p *page) (moved bool, err 
 	case l.at.Epoch == 0:
 		l.at.Epoch, l.known = p.Epoch, true
 	case l.at.Epoch != p.Epoch:
-		return false, nil // the answer to an older question
+		return nil // the answer to an older question
 	}
 	if p.Truncated && p.Floor > l.at.Seq {
 		if f.h.Skipped != nil && !p.Reset {
@@ -458,7 +459,7 @@ func (f *follower) page(ctx context.Context, l *line, p *page) (moved bool, err 
 		m := l.held[at]
 		l.release(at)
 		if err := f.deliver(ctx, l, m); err != nil {
-			return true, err
+			return err
 		}
 	}
 	if upTo > l.at.Seq {
@@ -467,8 +468,8 @@ func (f *follower) page(ctx context.Context, l *line, p *page) (moved bool, err 
 	l.top, l.more = Cursor{p.Epoch, max(p.Top, l.at.Seq)}, p.HasMore
 	if l.at != before {
 		if err := f.save(ctx, l); err != nil {
-			return true, err
+			return err
 		}
 	}
-	return l.at != before, f.drain(ctx, l)
+	return f.drain(ctx, l)
 }
