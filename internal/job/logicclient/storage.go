@@ -98,8 +98,8 @@ func (c *Client) Archive(ctx context.Context, a timeline.Archiving) error {
 // storedItem adds what is appended to an item of a request.
 func storedItem(r *timeline.Record) *logicv1.StoredRecord {
 	out := &logicv1.StoredRecord{Offset: r.Offset, Message: writeStored(&r.Message)}
-	if len(r.Timelines) == 1 {
-		out.Room, _ = r.Timelines[0].Room()
+	if room, ok := r.Timelines[0].Room(); ok {
+		out.Room = room
 	}
 	return out
 }
