@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Starts a whole Perseid on this machine - real Redis, real Kafka, comets,
-# logics and jobs - runs one scenario of "perseid bench" against it, and stops
-# everything by pid. "benchmarks/run.sh -h" tells the options.
+# Starts a whole Perseid on this machine - real Redis, real Kafka, MariaDB if
+# asked for, comets, logics and jobs - runs one scenario of "perseid bench"
+# against it, and stops everything by pid. "benchmarks/run.sh -h" tells the
+# options.
 set -euo pipefail
 export LC_ALL=C
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -13,6 +14,8 @@ usage: benchmarks/run.sh [options] SCENARIO [flags of perseid bench]
   -comets N     comets (default 1)
   -logics N     logics (default 1)
   -jobs N       jobs (default 1)
+  -archive mariadb|none
+                where stored messages are archived (default none: Redis alone keeps them)
   -set KIND:SECTION.KEY=VALUE
                 a setting of all daemons of a kind (comet, logic, job); may be repeated
   -env KIND:NAME=VALUE
@@ -31,12 +34,13 @@ die() {
   exit 1
 }
 
-comets=1 logics=1 jobs=1 sets=() envs=() bin='' keep='' wait_only=''
+comets=1 logics=1 jobs=1 archive=none sets=() envs=() bin='' keep='' wait_only=''
 while [[ $# -gt 0 ]]; do
   case $1 in
     -comets) comets=${2:?} && shift 2 ;;
     -logics) logics=${2:?} && shift 2 ;;
     -jobs) jobs=${2:?} && shift 2 ;;
+    -archive) archive=${2:?} && shift 2 ;;
     -set) sets+=("${2:?}") && shift 2 ;;
     -env) envs+=("${2:?}") && shift 2 ;;
     -bin) bin=${2:?} && shift 2 ;;
@@ -47,6 +51,7 @@ while [[ $# -gt 0 ]]; do
     *) break ;;
   esac
 done
+[[ $archive == mariadb || $archive == none ]] || die "-archive is mariadb or none"
 [[ $# -gt 0 || -n $wait_only ]] || { usage >&2 && exit 2; }
 
 if [[ -n $keep ]]; then
@@ -153,7 +158,9 @@ fi
 commit=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
 [[ -z $(git -C "$root" status --porcelain -uno -- cmd internal pkg api go.mod 2>/dev/null) ]] || commit+=-dirty
 
-"$root/scripts/deps.sh" start "$work/servers" redis kafka
+servers=(redis kafka)
+[[ $archive == none ]] || servers+=("$archive")
+PERSEID_MARIADB_POOL=256M "$root/scripts/deps.sh" start "$work/servers" "${servers[@]}"
 # shellcheck source=/dev/null
 source "$work/servers/env"
 
@@ -161,7 +168,10 @@ comet_grpc=$(addresses "$comets")
 logic_grpc=$(addresses "$logics")
 registry=(registry.kind=static "registry.static.comet=$comet_grpc" "registry.static.logic=$logic_grpc" admin.addr=127.0.0.1:0 log.level=warn)
 kafka=("kafka.brokers=$PERSEID_TEST_KAFKA")
-flags=(-pid "redis=$(<"$work/servers/redis.pid")" -pid "kafka=$(<"$work/servers/kafka.pid")")
+flags=()
+for server in "${servers[@]}"; do flags+=(-pid "$server=$(<"$work/servers/$server.pid")"); done
+timelines=()
+[[ $archive == none ]] || timelines=("archive.dsn=mysql://root@$PERSEID_TEST_MARIADB/perseid")
 
 # names KIND COUNT: kind, or kind1 kind2 ... if there are several.
 names() {
@@ -175,7 +185,7 @@ IFS=, read -ra comet_addrs <<<"$comet_grpc"
 IFS=, read -ra logic_addrs <<<"$logic_grpc"
 
 for i in "${!logic_names[@]}"; do
-  launch logic "${logic_names[i]}" "${registry[@]}" "${kafka[@]}" "redis.addr=$PERSEID_TEST_REDIS" "grpc.addr=${logic_addrs[i]}" http.addr=127.0.0.1:0
+  launch logic "${logic_names[i]}" "${registry[@]}" "${kafka[@]}" "redis.addr=$PERSEID_TEST_REDIS" "${timelines[@]}" "grpc.addr=${logic_addrs[i]}" http.addr=127.0.0.1:0
 done
 for i in "${!comet_names[@]}"; do
   launch comet "${comet_names[i]}" "${registry[@]}" "node.name=${comet_names[i]}" "grpc.addr=${comet_addrs[i]}" \

@@ -40,7 +40,8 @@ cache:   $cache   (PERSEID_CACHE; nothing outside it is written but Debian packa
 MariaDB's user is root, without a password; it has no database until a client
 creates one.
 
-Environment: PERSEID_KAFKA_HEAP  the heap of the broker (default 256m)
+Environment: PERSEID_KAFKA_HEAP    the heap of the broker (default 256m)
+             PERSEID_MARIADB_POOL  the page cache of MariaDB (default 32M)
 EOF
 }
 

@@ -34,5 +34,5 @@
 //   - PERSEID_TEST_MARIADB: the same for [MariaDB].
 //   - PERSEID_TEST_SKIPS: a file that gets one line for each skipped test.
 //   - PERSEID_TEST_REQUIRE=1: a missing part fails the test.
-//   - PERSEID_CACHE, PERSEID_KAFKA_HEAP: see scripts/deps.sh help.
+//   - PERSEID_CACHE, PERSEID_KAFKA_HEAP, PERSEID_MARIADB_POOL: see scripts/deps.sh help.
 package testdeps

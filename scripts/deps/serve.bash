@@ -58,7 +58,7 @@ run_mariadb() {
   [[ -d $dir/data ]] || cp -r "$(mariadb_home)/formatted" "$dir/data"
   exec "$(part_path mariadb)" --no-defaults --datadir="$dir/data" --user="$(id -un)" --tmpdir="$dir/data" \
     --bind-address=127.0.0.1 --port="$port" --socket=socket --skip-name-resolve --max-connections=400 \
-    --innodb-buffer-pool-size=32M --innodb-log-file-size=8M --key-buffer-size=1M "$@"
+    --innodb-buffer-pool-size="${PERSEID_MARIADB_POOL:-32M}" --innodb-log-file-size=8M --key-buffer-size=1M "$@"
 }
 
 run_discovery() {

@@ -36,7 +36,7 @@ type dialect struct {
 func mysqlDialect() *dialect {
 	return &dialect{
 		types: strings.NewReplacer("{name}", "VARBINARY(300)", "{id}", "BINARY(16)", "{short}", "VARBINARY(64)",
-			"{body}", "LONGBLOB", "{int}", "BIGINT"),
+			"{body}", "LONGBLOB", "{int}", "BIGINT", "{bits}", "INT UNSIGNED", "{op}", "INT", "{kind}", "TINYINT UNSIGNED"),
 		tableOptions: " ENGINE=InnoDB ROW_FORMAT=DYNAMIC",
 		keysInTable:  true,
 		lock:         `SELECT GET_LOCK(CONCAT('perseid:', LEFT(DATABASE(), 48)), 60)`,
@@ -70,7 +70,8 @@ const (
 
 func sqliteDialect() *dialect {
 	return &dialect{
-		types:        strings.NewReplacer("{name}", "BLOB", "{id}", "BLOB", "{short}", "BLOB", "{body}", "BLOB", "{int}", "INTEGER"),
+		types: strings.NewReplacer("{name}", "BLOB", "{id}", "BLOB", "{short}", "BLOB", "{body}", "BLOB",
+			"{int}", "INTEGER", "{bits}", "INTEGER", "{op}", "INTEGER", "{kind}", "INTEGER"),
 		tableOptions: " STRICT",
 		skip:         ` ON CONFLICT DO NOTHING`,
 		raiseCursor: ` ON CONFLICT (mid, tl) DO UPDATE SET

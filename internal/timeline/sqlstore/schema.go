@@ -9,8 +9,8 @@ import (
 )
 
 // migrations are the tables, in the order of their making; one that was
-// released is never changed. {name}, {id}, {short}, {body} and {int} are types
-// of the dialect. Every statement may be run again: MySQL commits each by
+// released is never changed. {name}, {id}, {short}, {body}, {int} (64 bits),
+// {bits} (32, without sign), {op} (32) and {kind} (8) are types of the dialect. Every statement may be run again: MySQL commits each by
 // itself, so that a migration may have ended in its middle.
 //
 //   - fold: the fence that stands, and the life of the log it stands for.
@@ -22,14 +22,14 @@ import (
 func migrations() [][]string {
 	return [][]string{{
 		`CREATE TABLE IF NOT EXISTS fold (
-			part {int} NOT NULL, gen {int} NOT NULL, log {name} NOT NULL, owner {int} NOT NULL, rewinds {int} NOT NULL,
+			part {op} NOT NULL, gen {bits} NOT NULL, log {name} NOT NULL, owner {int} NOT NULL, rewinds {int} NOT NULL,
 			PRIMARY KEY (part))`,
 		`CREATE TABLE IF NOT EXISTS timeline (
-			tl {name} NOT NULL, epoch {int} NOT NULL, floor {int} NOT NULL, mode {int} NOT NULL, created_ms {int} NOT NULL,
+			tl {name} NOT NULL, epoch {bits} NOT NULL, floor {int} NOT NULL, mode {kind} NOT NULL, created_ms {int} NOT NULL,
 			PRIMARY KEY (tl))`,
 		`CREATE TABLE IF NOT EXISTS message (
-			tl {name} NOT NULL, seq {int} NOT NULL, epoch {int} NOT NULL, gen {int} NOT NULL, off {int} NOT NULL,
-			msg_id {id} NOT NULL, kind {int} NOT NULL, flags {int} NOT NULL, op {int} NOT NULL, sender {int} NOT NULL,
+			tl {name} NOT NULL, seq {int} NOT NULL, epoch {bits} NOT NULL, gen {bits} NOT NULL, off {int} NOT NULL,
+			msg_id {id} NOT NULL, kind {kind} NOT NULL, flags {bits} NOT NULL, op {op} NOT NULL, sender {int} NOT NULL,
 			operator {short} NOT NULL, source {short} NOT NULL, client_id {short} NOT NULL,
 			ts_ms {int} NOT NULL, expires_ms {int} NOT NULL, body {body} NOT NULL,
 			revoked_by {int} NOT NULL, revoked_ms {int} NOT NULL,
@@ -38,14 +38,14 @@ func migrations() [][]string {
 			tl {name} NOT NULL, mid {int} NOT NULL, seq {int} NOT NULL,
 			PRIMARY KEY (tl, mid, seq))`,
 		`CREATE TABLE IF NOT EXISTS user_cursor (
-			mid {int} NOT NULL, tl {name} NOT NULL, epoch {int} NOT NULL, acked {int} NOT NULL, seen {int} NOT NULL,
+			mid {int} NOT NULL, tl {name} NOT NULL, epoch {bits} NOT NULL, acked {int} NOT NULL, seen {int} NOT NULL,
 			min_seq {int} NOT NULL, max_seq {int} NOT NULL,
 			PRIMARY KEY (mid, tl))`,
 		`CREATE TABLE IF NOT EXISTS room (
-			tl {name} NOT NULL, members {int} NOT NULL,
+			tl {name} NOT NULL, members {bits} NOT NULL,
 			PRIMARY KEY (tl))`,
 		`CREATE TABLE IF NOT EXISTS room_member (
-			tl {name} NOT NULL, mid {int} NOT NULL, role {int} NOT NULL, joined_seq {int} NOT NULL,
+			tl {name} NOT NULL, mid {int} NOT NULL, role {kind} NOT NULL, joined_seq {int} NOT NULL,
 			PRIMARY KEY (tl, mid){key room_member_by_mid mid, tl})`,
 		`{index message_by_id ON message (tl, msg_id)}`,
 		`{index room_member_by_mid ON room_member (mid, tl)}`,
