@@ -53,6 +53,11 @@ type logic struct {
 }
 
 func newLogic(t *testing.T, name string) *logic {
+	return newServer(t, name, func(l *logic) logicv1.LogicServer { return l })
+}
+
+// newServer serves what as makes of a logic.
+func newServer(t *testing.T, name string, as func(*logic) logicv1.LogicServer) *logic {
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +65,7 @@ func newLogic(t *testing.T, name string) *logic {
 	l := &logic{name: name, addr: lis.Addr().String()}
 	l.server = grpc.NewServer(grpc.KeepaliveEnforcementPolicy(
 		keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
-	logicv1.RegisterLogicServer(l.server, l)
+	logicv1.RegisterLogicServer(l.server, as(l))
 	go func() { _ = l.server.Serve(lis) }()
 	t.Cleanup(l.server.Stop)
 	return l
