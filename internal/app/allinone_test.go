@@ -16,11 +16,14 @@ import (
 )
 
 // startAllInOne runs the all-in-one on free ports until the test ends.
-func startAllInOne(t *testing.T) map[string]string {
+func startAllInOne(t *testing.T, changes ...func(*AllInOneConfig)) map[string]string {
 	t.Helper()
 	cfg := DefaultAllInOneConfig()
 	cfg.DataDir = t.TempDir()
 	cfg.TCP, cfg.WebSocket, cfg.HTTP, cfg.Admin = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	for _, change := range changes {
+		change(&cfg)
+	}
 	a, err := NewAllInOne(cfg, t.Output())
 	if err != nil {
 		t.Fatal(err)

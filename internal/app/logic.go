@@ -15,6 +15,7 @@ import (
 	"github.com/perseid-im/perseid/internal/logic"
 	logicgrpc "github.com/perseid-im/perseid/internal/logic/grpcapi"
 	"github.com/perseid-im/perseid/internal/logic/httpapi"
+	"github.com/perseid-im/perseid/internal/logic/offlinehttp"
 	"github.com/perseid-im/perseid/internal/obs"
 	"github.com/perseid-im/perseid/internal/presence/redisreg"
 	"github.com/perseid-im/perseid/internal/registry"
@@ -35,6 +36,7 @@ type LogicConfig struct {
 	Window    redistore.Config      `toml:"window" doc:"the Redis that keeps positions and the newest stored messages"`
 	Archive   sqlstore.Config       `toml:"archive" doc:"the database that keeps stored messages for good"`
 	Retention sqlstore.RetainConfig `toml:"retention" doc:"how long the archive keeps messages"`
+	Offline   offlinehttp.Config    `toml:"offline_push" doc:"who is told of stored messages that nobody took"`
 	Kafka     kafkastream.Config    `toml:"kafka" doc:"the log of pushes; the same for logic and job"`
 	Registry  registry.Config       `toml:"registry" doc:"where the other nodes are"`
 	Admin     obs.AdminConfig       `toml:"admin" doc:"metrics, health and profiles"`
@@ -68,6 +70,7 @@ func DefaultLogicConfig() LogicConfig {
 		Window:    redistore.DefaultConfig(),
 		Archive:   sqlstore.DefaultConfig(),
 		Retention: sqlstore.DefaultRetainConfig(),
+		Offline:   offlinehttp.DefaultConfig(),
 		Kafka:     kafkastream.DefaultConfig(),
 		Registry:  registry.DefaultConfig(),
 		Admin:     obs.AdminConfig{Addr: "127.0.0.1:3191"},
@@ -110,6 +113,7 @@ type logicParts struct {
 	presence  *redisreg.Registry
 	producer  *kafkastream.Producer
 	timelines *timelineParts
+	offline   *logic.OfflinePush // nil = off
 	core      *logic.Core
 	http      *httpapi.Server
 	rpc       *logicgrpc.Server
@@ -141,8 +145,11 @@ func newLogicParts(cfg LogicConfig, p *process, dir registry.Directory) (*logicP
 	if l.timelines, err = newTimelineParts(cfg, p); err != nil {
 		return nil, err
 	}
+	if l.offline, err = newOfflinePush(cfg, l, p); err != nil {
+		return nil, err
+	}
 	if l.core, err = logic.New(cfg.Logic, logic.Deps{
-		Presence: l.presence, Log: l.producer, Broadcasts: l.presence, Timelines: &l.timelines.late, Logger: p.log, Metrics: p.metrics, Now: time.Now,
+		Presence: l.presence, Log: l.producer, Broadcasts: l.presence, Timelines: &l.timelines.late, Requests: l.timelines.window, Offline: l.offline, Logger: p.log, Metrics: p.metrics, Now: time.Now,
 	}); err != nil {
 		return nil, err
 	}
@@ -194,6 +201,7 @@ func (l *logicParts) stages() []stage {
 			budget: 15 * time.Second,
 		},
 		l.timelines.stage(l.p),
+		offlineStage(l),
 		{
 			name:  "logic core",
 			start: l.core.Start,

@@ -131,7 +131,7 @@ func (c *Core) remember(ctx context.Context, r *PushRequest, id message.ID) erro
 	if c.requests == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.StateTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.PresenceTimeout)
 	defer cancel()
 	first, same, err := c.requests.Remember(ctx, r.Key, id, r.sum(), c.cfg.RequestTTL)
 	if err != nil {

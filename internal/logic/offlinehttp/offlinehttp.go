@@ -35,7 +35,7 @@ const HeaderSignature = "X-Perseid-Signature"
 // Config is where the messages go.
 type Config struct {
 	URL    string              `toml:"url" doc:"endpoint that is told of messages nobody took, http(s)://...; empty = off"`
-	Secret string              `toml:"secret" doc:"key of the signature in X-Perseid-Signature; at least 16 bytes, not empty when url is set"`
+	Secret string              `toml:"secret" secret:"true" doc:"key of the signature in X-Perseid-Signature; at least 16 bytes, not empty when url is set"`
 	Send   logic.OfflineConfig `toml:"send" doc:"waiting and sending"`
 }
 
