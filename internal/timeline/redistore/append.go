@@ -3,6 +3,7 @@ package redistore
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/gomodule/redigo/redis"
 
@@ -27,33 +28,77 @@ func (s *Store) Append(ctx context.Context, inc timeline.Incarnation, batch []ti
 		return nil, err
 	}
 	values := valuesOf(batch)
-	var commands []command
-	var sizes []int
-	for from := 0; from < len(batch); {
-		n, size, records := 0, 0, 0
-		for from+n < len(batch) && n < s.perScript && size < maxTogetherBytes && records < maxTogetherRecords {
-			records += len(values[from+n])
-			for _, v := range values[from+n] {
-				size += len(v)
-			}
-			n++
+	tokens, ok := s.tokens(inc)
+	if !ok { // of another kind of store
+		results := make([]timeline.WindowAppended, len(batch))
+		for i := range results {
+			results[i].Status = timeline.Rewind
 		}
-		commands = append(commands, s.appendCommand(how, inc, batch[from:from+n], values[from:from+n]))
-		sizes = append(sizes, n)
-		from += n
+		return results, nil
+	}
+	var commands []command
+	var parts [][]int
+	for _, group := range s.groups(len(batch), func(i int) message.Timeline { return batch[i].Timeline }) {
+		for len(group) > 0 {
+			n, size, records := 0, 0, 0
+			for n < len(group) && n < s.perScript && size < maxTogetherBytes && records < maxTogetherRecords {
+				records += len(values[group[n]])
+				for _, v := range values[group[n]] {
+					size += len(v)
+				}
+				n++
+			}
+			commands = append(commands, s.appendCommand(how, tokens(batch[group[0]].Timeline), batch, values, group[:n]))
+			parts = append(parts, group[:n])
+			group = group[n:]
+		}
 	}
 	replies, err := s.run(ctx, commands)
 	if err != nil {
 		return nil, fmt.Errorf("append to %d timelines: %w", len(batch), err)
 	}
-	results := make([]timeline.WindowAppended, 0, len(batch))
+	results := make([]timeline.WindowAppended, len(batch))
 	for i, reply := range replies {
-		part := batch[len(results) : len(results)+sizes[i]]
-		if results, err = appendResults(results, part, reply); err != nil {
+		if err := appendResults(results, batch, parts[i], reply); err != nil {
 			return nil, fmt.Errorf("append to %d timelines: %w", len(batch), err)
 		}
 	}
 	return results, nil
+}
+
+// tokens tells what the scripts of a timeline compare with; ok is false for
+// what no Incarnation of this store has said.
+func (s *Store) tokens(inc timeline.Incarnation) (of func(message.Timeline) string, ok bool) {
+	if s.cluster == nil {
+		return func(message.Timeline) string { return string(inc) }, true
+	}
+	snap, ok := parseSnapshot(string(inc))
+	return func(tl message.Timeline) string { return snap.token(slotOf(metaKey(tl))) }, ok
+}
+
+// groups are the timelines that may share a script: all of them, or on a
+// cluster those of one slot.
+func (s *Store) groups(n int, of func(i int) message.Timeline) [][]int {
+	if s.cluster == nil {
+		all := make([]int, n)
+		for i := range all {
+			all[i] = i
+		}
+		return [][]int{all}
+	}
+	var groups [][]int
+	at := map[int]int{}
+	for i := range n {
+		slot := slotOf(metaKey(of(i)))
+		k, ok := at[slot]
+		if !ok {
+			k = len(groups)
+			at[slot] = k
+			groups = append(groups, nil)
+		}
+		groups[k] = append(groups[k], i)
+	}
+	return groups
 }
 
 // valuesOf encodes each record once, however many timelines it is for.
@@ -79,9 +124,9 @@ func valuesOf(batch []timeline.WindowAppend) [][][]byte {
 	return values
 }
 
-func (s *Store) appendCommand(how string, inc timeline.Incarnation, batch []timeline.WindowAppend, values [][][]byte) command {
-	c := command{script: s.scripts.append, args: []any{markerKey, how, string(inc), s.cfg.IdleTTL.Milliseconds(), timeline.MaxSeedAgeMS}}
-	for i := range batch {
+func (s *Store) appendCommand(how, token string, batch []timeline.WindowAppend, values [][][]byte, part []int) command {
+	c := command{script: s.scripts.append, args: []any{s.marker(), how, token, s.cfg.IdleTTL.Milliseconds(), timeline.MaxSeedAgeMS}}
+	for _, i := range part {
 		b := &batch[i]
 		c.keys = append(c.keys, metaKey(b.Timeline), logKey(b.Timeline), ringKey(b.Timeline))
 		seed, ring := "", []byte(nil)
@@ -98,22 +143,22 @@ func (s *Store) appendCommand(how string, inc timeline.Incarnation, batch []time
 	return c
 }
 
-// appendResults reads what append.lua returned for batch.
-func appendResults(results []timeline.WindowAppended, batch []timeline.WindowAppend, reply any) ([]timeline.WindowAppended, error) {
+// appendResults reads what append.lua returned for a part of the batch.
+func appendResults(results []timeline.WindowAppended, batch []timeline.WindowAppend, part []int, reply any) error {
 	if word, ok := reply.([]byte); ok && string(word) == "REWIND" {
-		for range batch {
-			results = append(results, timeline.WindowAppended{Status: timeline.Rewind})
+		for _, i := range part {
+			results[i] = timeline.WindowAppended{Status: timeline.Rewind}
 		}
-		return results, nil
+		return nil
 	}
-	parts, err := redis.Values(reply, nil)
-	if err != nil || len(parts) != len(batch) {
-		return nil, fmt.Errorf("%w: %d of %d timelines", errReply, len(parts), len(batch))
+	answers, err := redis.Values(reply, nil)
+	if err != nil || len(answers) != len(part) {
+		return fmt.Errorf("%w: %d of %d timelines", errReply, len(answers), len(part))
 	}
-	for i, part := range parts {
-		n, err := redis.Int64s(part, nil)
+	for k, i := range part {
+		n, err := redis.Int64s(answers[k], nil)
 		if err != nil || len(n) < 3 || len(n)%2 == 0 || (len(n)-3)/2 > len(batch[i].Records) {
-			return nil, fmt.Errorf("%w: %v", errReply, n)
+			return fmt.Errorf("%w: %v", errReply, n)
 		}
 		result := timeline.WindowAppended{Epoch: uint32(n[1]), NowMS: n[2]}
 		switch n[0] {
@@ -124,7 +169,7 @@ func appendResults(results []timeline.WindowAppended, batch []timeline.WindowApp
 		case 3:
 			result.Status = timeline.Full
 		default:
-			return nil, fmt.Errorf("%w: status %d", errReply, n[0])
+			return fmt.Errorf("%w: status %d", errReply, n[0])
 		}
 		for v := n[3:]; len(v) > 0; v = v[2:] {
 			result.Verdicts = append(result.Verdicts, timeline.Appended{
@@ -133,14 +178,14 @@ func appendResults(results []timeline.WindowAppended, batch []timeline.WindowApp
 				Mode:     batch[i].Mode,
 			})
 		}
-		results = append(results, result)
+		results[i] = result
 	}
-	return results, nil
+	return nil
 }
 
 // MarkArchived raises arch; see timeline.Window.
 func (s *Store) MarkArchived(ctx context.Context, marks []timeline.Top) error {
-	err := s.together(ctx, s.scripts.mark, len(marks), []any{s.cfg.IdleTTL.Milliseconds()}, func(c *command, i int) {
+	err := s.together(ctx, s.scripts.mark, len(marks), func(i int) message.Timeline { return marks[i].Timeline }, []any{s.cfg.IdleTTL.Milliseconds()}, func(c *command, i int) {
 		tl := marks[i].Timeline
 		c.keys = append(c.keys, metaKey(tl), logKey(tl), ringKey(tl))
 		c.args = append(c.args, marks[i].Epoch, marks[i].Seq)
@@ -153,7 +198,7 @@ func (s *Store) MarkArchived(ctx context.Context, marks []timeline.Top) error {
 
 // together runs a script for n timelines, some in each call. before goes ahead
 // of their arguments. take gets the reply for each, if the script gives one.
-func (s *Store) together(ctx context.Context, sc *script, n int, before []any, add func(*command, int), take func(int, any) error) error {
+func (s *Store) together(ctx context.Context, sc *script, n int, of func(i int) message.Timeline, before []any, add func(*command, int), take func(int, any) error) error {
 	if n == 0 {
 		return ctx.Err()
 	}
@@ -162,34 +207,30 @@ func (s *Store) together(ctx context.Context, sc *script, n int, before []any, a
 		return err
 	}
 	var commands []command
-	for i := range n {
-		if i%s.perScript == 0 {
-			commands = append(commands, command{script: sc, args: append([]any{markerKey, how}, before...)})
+	var parts [][]int
+	for _, group := range s.groups(n, of) {
+		for part := range slices.Chunk(group, s.perScript) {
+			c := command{script: sc, args: append([]any{s.marker(), how}, before...)}
+			for _, i := range part {
+				add(&c, i)
+			}
+			commands, parts = append(commands, c), append(parts, part)
 		}
-		add(&commands[len(commands)-1], i)
 	}
 	replies, err := s.run(ctx, commands)
 	if err != nil || take == nil {
 		return err
 	}
-	i := 0
-	for _, reply := range replies {
-		parts, err := redis.Values(reply, nil)
-		if err != nil {
-			return fmt.Errorf("%w: %w", errReply, err)
+	for k, reply := range replies {
+		answers, err := redis.Values(reply, nil)
+		if err != nil || len(answers) != len(parts[k]) {
+			return fmt.Errorf("%w: %d of %d timelines", errReply, len(answers), len(parts[k]))
 		}
-		for _, part := range parts {
-			if i == n {
-				return errReply
-			}
-			if err := take(i, part); err != nil {
+		for j, i := range parts[k] {
+			if err := take(i, answers[j]); err != nil {
 				return err
 			}
-			i++
 		}
-	}
-	if i != n {
-		return fmt.Errorf("%w: %d of %d timelines", errReply, i, n)
 	}
 	return nil
 }

@@ -12,10 +12,11 @@ import (
 // Config is the section of the Redis that keeps timelines.
 type Config struct {
 	Addr         string        `toml:"addr" doc:"address of Redis; host:port; empty = the Redis of presence, with its user, password and database"`
+	Cluster      bool          `toml:"cluster" doc:"whether addr is a node of a Redis Cluster; the others are found through it; true or false"`
 	Username     string        `toml:"username" doc:"ACL user; empty = the default user"`
 	Password     string        `toml:"password" secret:"true" doc:"password; empty = no AUTH is sent"`
 	DB           int           `toml:"db" doc:"number of the database; 0 to 1023"`
-	PoolSize     int           `toml:"pool_size" doc:"most connections at a time, callers wait for one beyond it; 1 to 4096"`
+	PoolSize     int           `toml:"pool_size" doc:"most connections at a time (to each master of a cluster), callers wait for one beyond it; 1 to 4096"`
 	PoolIdle     int           `toml:"pool_idle" doc:"most connections kept open without work; 0 to pool_size"`
 	DialTimeout  time.Duration `toml:"dial_timeout" doc:"time to connect; duration; 10ms to 1m"`
 	ReadTimeout  time.Duration `toml:"read_timeout" doc:"time for the answers to one batch; duration; 10ms to 1m"`
@@ -51,6 +52,9 @@ func (c *Config) Problems() []string {
 	}
 	if c.DB < 0 || c.DB > 1023 {
 		bad("db", c.DB, "0 to 1023")
+	}
+	if c.Cluster && c.DB != 0 {
+		bad("db", c.DB, "0 on a cluster")
 	}
 	if c.PoolSize < 1 || c.PoolSize > 4096 {
 		bad("pool_size", c.PoolSize, "1 to 4096")

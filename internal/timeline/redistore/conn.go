@@ -61,13 +61,17 @@ func (c command) scriptArgs(which string) []any {
 }
 
 // run sends commands in one pipeline (more than maxPipeline: several, one
-// after the other) and returns their replies. Scripts that Redis does not know
-// run again by source, which also loads them; a script may thus run after the
-// commands behind it, so every script here is independent of its neighbours.
-// The first error reply is the error of the whole.
+// after the other; on a cluster one for each master) and returns their replies.
+// Scripts that Redis does not know run again by source, which also loads them;
+// a script may thus run after the commands behind it, so every script here is
+// independent of its neighbours. The first error reply is the error of the
+// whole.
 func (s *Store) run(ctx context.Context, commands []command) ([]any, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	if s.cluster != nil {
+		return s.cluster.run(ctx, commands)
 	}
 	conn, err := s.pool.GetContext(ctx)
 	if err != nil {
@@ -79,9 +83,15 @@ func (s *Store) run(ctx context.Context, commands []command) ([]any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis %s: %w", s.cfg.Addr, withDeadline(ctx, err))
 	}
+	for _, reply := range replies {
+		if e, ok := reply.(redis.Error); ok {
+			return nil, fmt.Errorf("redis %s: %w", s.cfg.Addr, e)
+		}
+	}
 	return replies, nil
 }
 
+// exchangeAll returns all replies, errors among them.
 func exchangeAll(ctx context.Context, conn redis.Conn, commands []command) ([]any, error) {
 	if len(commands) <= maxPipeline {
 		return exchangeAndReload(ctx, conn, commands)
@@ -121,11 +131,6 @@ func exchangeAndReload(ctx context.Context, conn redis.Conn, commands []command)
 			replies[at] = got[i]
 		}
 	}
-	for _, reply := range replies {
-		if e, ok := reply.(redis.Error); ok {
-			return nil, e
-		}
-	}
 	return replies, nil
 }
 
@@ -152,7 +157,7 @@ func exchange(ctx context.Context, conn redis.Conn, commands []command, bySource
 // withDeadline makes an i/o timeout that came from the context's deadline
 // recognizable: the deadline of the socket and the context race.
 func withDeadline(ctx context.Context, err error) error {
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+	if err == nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {

@@ -1,5 +1,5 @@
-// Package redistore keeps the windows of timelines in Redis 7: it is
-// timeline.Window.
+// Package redistore keeps the windows of timelines in Redis 7, one server or a
+// cluster: it is timeline.Window.
 //
 // # Keys
 //
@@ -23,6 +23,12 @@
 // changes with a restart, the second with a failover (the run id alone would
 // come back after a failback), the marker with FLUSHALL. A server without these
 // INFO fields (miniredis) has the marker alone, which it never persists.
+//
+// On a cluster every range of slots has the token of its master, without a
+// marker, since a script sees one slot only: a FLUSHALL there goes unnoticed
+// where something waits for the archive, and ends in a conflict that stops the
+// partition. A slot that moves is a rewind, because its state names the master
+// that wrote it. Timelines share a script only within a slot.
 //
 // The check is in every script. Measured (benchmarks/results/incarnation.txt):
 // 7.9 µs of Redis per script, 26 % of one that serves a single record, 1.4 % of

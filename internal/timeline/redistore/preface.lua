@@ -1,5 +1,6 @@
--- Begins every script. ARGV[1] = name of the marker key, ARGV[2] = "info" or
--- "key": how the incarnation is known.
+-- Begins every script. ARGV[1] = name of the marker key ("" on a cluster, where
+-- a script sees one slot only), ARGV[2] = "info" or "key": how the incarnation
+-- is known.
 
 local function fmt(n) return string.format('%.0f', n) end
 
@@ -7,7 +8,8 @@ local function fmt(n) return string.format('%.0f', n) end
 -- or follows another master, has another replication id; one that was flushed
 -- has lost the marker.
 local function incarnation()
-  local marker = redis.call('GET', ARGV[1]) or ''
+  local marker = ''
+  if ARGV[1] ~= '' then marker = redis.call('GET', ARGV[1]) or '' end
   if ARGV[2] == 'key' then return marker end
   local info = redis.call('INFO', 'server', 'replication')
   return string.match(info, 'run_id:(%w+)') .. ':' .. string.match(info, 'master_replid:(%w+)') .. ':' .. marker

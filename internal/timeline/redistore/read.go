@@ -13,7 +13,7 @@ import (
 // Read gives entries; see timeline.Window.
 func (s *Store) Read(ctx context.Context, asks []timeline.WindowRead) ([]timeline.WindowPage, error) {
 	pages := make([]timeline.WindowPage, len(asks))
-	err := s.together(ctx, s.scripts.read, len(asks), nil, func(c *command, i int) {
+	err := s.together(ctx, s.scripts.read, len(asks), func(i int) message.Timeline { return asks[i].Timeline }, nil, func(c *command, i int) {
 		c.keys = append(c.keys, metaKey(asks[i].Timeline), logKey(asks[i].Timeline))
 		c.args = append(c.args, number(asks[i].From), asks[i].Entries, asks[i].Bytes)
 	}, func(i int, reply any) error {
@@ -74,7 +74,7 @@ func topOf(tl message.Timeline, parts []any) (timeline.WindowTop, error) {
 // Tops are parallel to tls; see timeline.Window.
 func (s *Store) Tops(ctx context.Context, tls []message.Timeline) ([]timeline.WindowTop, error) {
 	tops := make([]timeline.WindowTop, len(tls))
-	err := s.together(ctx, s.scripts.tops, len(tls), nil, func(c *command, i int) {
+	err := s.together(ctx, s.scripts.tops, len(tls), func(i int) message.Timeline { return tls[i] }, nil, func(c *command, i int) {
 		c.keys = append(c.keys, metaKey(tls[i]))
 	}, func(i int, reply any) error {
 		parts, err := redis.Values(reply, nil)
@@ -110,7 +110,7 @@ func (s *Store) one(ctx context.Context, c command) ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.args = append([]any{markerKey, how}, c.args...)
+	c.args = append([]any{s.marker(), how}, c.args...)
 	replies, err := s.run(ctx, []command{c})
 	if err != nil {
 		return nil, err

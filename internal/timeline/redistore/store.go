@@ -37,10 +37,11 @@ var (
 	incarnationSource string
 )
 
-// Store is a timeline.Window on one Redis.
+// Store is a timeline.Window on one Redis, or on a cluster.
 type Store struct {
 	cfg     Config
 	pool    *redis.Pool
+	cluster *cluster // nil = one Redis
 	scripts scripts
 	how     atomic.Pointer[string] // see howKnown
 	// perScript is maxTogether but in measurements.
@@ -62,7 +63,7 @@ func New(cfg Config) (*Store, error) {
 		return nil, errors.New("redistore: no address")
 	}
 	with := func(source string) *script { return newScript(prefaceSource + "\n" + source) }
-	return &Store{
+	s := &Store{
 		cfg:       cfg,
 		pool:      newPool(cfg),
 		perScript: maxTogether,
@@ -71,11 +72,21 @@ func New(cfg Config) (*Store, error) {
 			find: with(findSource), revoke: with(revokeSource), floor: with(floorSource),
 			advance: newScript(advanceSource), incarnation: with(incarnationSource),
 		},
-	}, nil
+	}
+	if cfg.Cluster {
+		s.cluster = newCluster(cfg)
+	}
+	return s, nil
 }
 
 // Close closes the connections. Calls under way fail or end; later ones fail.
-func (s *Store) Close() error { return s.pool.Close() }
+func (s *Store) Close() error {
+	err := s.pool.Close()
+	if s.cluster != nil {
+		err = errors.Join(err, s.cluster.close())
+	}
+	return err
+}
 
 // Ping tells whether Redis answers.
 func (s *Store) Ping(ctx context.Context) error {
@@ -93,9 +104,20 @@ const (
 
 var errOldRedis = errors.New("redistore: Redis 7.0 or newer is needed")
 
+// marker is the marker key; a cluster has none.
+func (s *Store) marker() string {
+	if s.cluster != nil {
+		return ""
+	}
+	return markerKey
+}
+
 // howKnown asks the server once. One that has a run id and does not take two
 // sections is too old; one that has none keeps nothing over its own end.
 func (s *Store) howKnown(ctx context.Context) (string, error) {
+	if s.cluster != nil {
+		return byInfo, nil
+	}
 	if how := s.how.Load(); how != nil {
 		return *how, nil
 	}
@@ -124,6 +146,13 @@ func (s *Store) howKnown(ctx context.Context) (string, error) {
 
 // Incarnation is that of the server now; see timeline.Window.
 func (s *Store) Incarnation(ctx context.Context) (timeline.Incarnation, error) {
+	if s.cluster != nil {
+		inc, err := s.cluster.incarnation(ctx, s.scripts.incarnation)
+		if err != nil {
+			return "", fmt.Errorf("incarnation: %w", err)
+		}
+		return inc, nil
+	}
 	how, err := s.howKnown(ctx)
 	if err != nil {
 		return "", err
