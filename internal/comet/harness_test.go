@@ -99,7 +99,7 @@ func (c *testConn) bodies(t testing.TB, op wire.Op) (out []string) {
 // testLogic accepts every token of goim's form; block holds answers back.
 type testLogic struct {
 	library
-	greeting func(*ConnectResult) // changes what accepted sessions are told
+	greeting     func(*ConnectResult) // changes what accepted sessions are told
 	mu           sync.Mutex
 	keys         map[string]uint64
 	disconnected []SessionRef

@@ -17,6 +17,14 @@
 //		Message: func(m client.Message) { fmt.Printf("%d %s\n", m.Op, m.Body) },
 //	})
 //
+// A [Client] does the same and lets others publish: Client.Publish goes on until
+// the server has accepted the message, over as many connections as that takes,
+// and the server makes one message of the attempts.
+//
+// Stored messages (version 2) come out of Run once and in the order of their
+// timeline. A [CursorStore] keeps how far they were handled; what was missed is
+// fetched, after a pause of the network or of the program.
+//
 // # Ownership
 //
 // A [Conn] owns its socket and two goroutines (reader, heartbeats); Close ends
@@ -30,6 +38,10 @@
 //
 // # Guarantees
 //
+//   - From Run, each stored message comes out once, in the order of its
+//     timeline; what is lost for good is told to Handler.Skipped. The cursor is
+//     saved after Handler.Message has returned: who dies in between gets that
+//     message again.
 //   - Messages come out in the order in which they arrived, and everything that
 //     arrived before the connection ended comes out before its error.
 //   - Memory is bounded: a receiver that is slow stops the reading, and so the
@@ -41,6 +53,5 @@
 //
 // # Non-goals
 //
-// Positions, sync and acks of stored messages. Logging: everything worth
-// knowing is returned, or told to the Handler.
+// Logging: everything worth knowing is returned, or told to the Handler.
 package client
