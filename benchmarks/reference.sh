@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Runs the reference measurements, one after the other, and writes their raw
+# reports into benchmarks/results/. Nothing else may run on the machine. It
+# takes about half an hour; "benchmarks/reference.sh NAME..." runs some of them,
+# "-l" lists them.
+set -euo pipefail
+export LC_ALL=C
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+results=benchmarks/results
+
+# name | options of run.sh | scenario and its flags
+runs() {
+  cat <<'TEXT'
+room-unmerged-tcp||room -rate 10 -limit -repeat 3
+room-unmerged-websocket||room -transport ws -rate 10 -limit -repeat 3
+room-merged-tcp||room -rate 20,100,1000,4000 -publishers 128 -repeat 3 -duration 8s
+room-merged-websocket||room -transport ws -rate 1000,4000 -publishers 128 -repeat 3 -duration 8s
+room-capacity||capacity -target 1s -publishers 128
+idle-logic-tcp||idle -conns 19000 -heartbeat 60s -duration 60s -repeat 3
+idle-logic-websocket||idle -conns 19000 -transport ws -heartbeat 60s -duration 60s -repeat 3
+connect||connect -inflight 2500 -repeat 7
+unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 8s
+unicast-batch||unicast -rate 0 -route v1 -batch 1000 -publishers 64 -repeat 3 -duration 8s
+slow|-set comet:listen.send_buffer=65536|slow -rate 50 -body 512 -duration 20s -repeat 3
+mixed||mixed -duration 15s -repeat 3
+comets-1|-comets 1|room -conns 19000 -rate 1,5 -repeat 3
+comets-3|-comets 3|room -conns 57000 -procs 3 -rate 1,2 -repeat 3
+comets-5|-comets 5|room -conns 95000 -procs 5 -rate 1 -repeat 3
+TEXT
+}
+
+if [[ ${1:-} == -l ]]; then
+  runs
+  exit
+fi
+bin=$(mktemp -d)
+trap 'rm -rf "$bin"' EXIT
+CGO_ENABLED=0 go build -o "$bin/" ./cmd/...
+while IFS='|' read -r name options scenario; do
+  [[ $# -eq 0 || " $* " == *" $name "* ]] || continue
+  echo "== $name"
+  # shellcheck disable=SC2086 # lists of words
+  benchmarks/run.sh -bin "$bin" $options $scenario -quiet -o "$results/$name.json" </dev/null
+done < <(runs)
