@@ -84,3 +84,65 @@ func ExampleRun() {
 	// second
 	// 3501 kicked
 }
+
+// What was stored while nobody was there comes first, then what is pushed;
+// each message once, in order, however connections end.
+func ExampleClient() {
+	comet := clienttest.NewComet(60)
+	defer comet.Close()
+	comet.Store("u:42", 1000, "while you were away", "and this")
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+
+	bob, err := client.New(client.Config{
+		Address: comet.TCP,
+		Auth:    client.Auth{Mid: 42},
+		Cursors: &client.MemoryCursors{}, // of a real device: a file or a table
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = bob.Run(ctx, client.Handler{
+		Message: func(m client.Message) {
+			fmt.Printf("%s %d: %s\n", m.Timeline, m.Seq, m.Body)
+			switch m.Seq {
+			case 2:
+				comet.Store("u:42", 1000, "now")
+			case 3:
+				stop()
+			}
+		},
+		Skipped: func(s client.Skip) { fmt.Println("lost:", s) },
+	})
+	fmt.Println(err)
+	// Output:
+	// u:42 1: while you were away
+	// u:42 2: and this
+	// u:42 3: now
+	// context canceled
+}
+
+func ExampleClient_Publish() {
+	comet := clienttest.NewComet(60)
+	defer comet.Close()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+
+	alice, err := client.New(client.Config{Address: comet.TCP, Auth: client.Auth{Mid: 1}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ran := make(chan error)
+	go func() { ran <- alice.Run(ctx, client.Handler{Message: func(client.Message) {}}) }()
+
+	// Publish waits for a connection, and goes on until the message is kept.
+	id, err := alice.Publish(ctx, client.Outgoing{To: "u:42", Op: 1000, Body: []byte("hello")})
+	fmt.Println(len(id), err)
+	stop()
+	fmt.Println(<-ran)
+	// Output:
+	// 32 <nil>
+	// context canceled
+}

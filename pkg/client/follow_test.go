@@ -29,7 +29,7 @@ type shelf struct {
 	peers     map[*clienttest.Peer]bool
 	resumed   []string // bodies of auth packets
 	published map[string]int
-	fail      int // 2: the next publish is lost with its connection, the one after it refused for now
+	fail      int // 2: the next publish is lost with its connection, the one after it is to be tried again
 	behind    int // of the next syncs are answered "later"
 }
 
@@ -413,7 +413,7 @@ func TestFollowerModel(t *testing.T) {
 
 func TestPublishUntilAccepted(t *testing.T) {
 	s := newShelf(t)
-	s.fail = 2 // the first is lost with its connection, the second refused for now
+	s.fail = 2 // the first is lost with its connection, the second to be tried again
 	r := s.read(t, client.Config{}, false)
 	id, err := r.Publish(context20(t), client.Outgoing{To: "u:8", Op: 1000, Body: []byte("hi"), ClientID: "c1"})
 	if err != nil || id != "id of c1" {

@@ -19,6 +19,9 @@ type Comet struct {
 	mu       sync.Mutex
 	last     int // number of the last session
 	sessions map[*session]struct{}
+	// Stored messages by timeline, and what was acknowledged.
+	timelines map[string][]stored
+	acked     map[string]uint64
 }
 
 // session is one client that is in.
@@ -130,6 +133,7 @@ func (c *Comet) enter(p *Peer, auth wire.Packet) (*session, error) {
 	}
 	return s, p.ReplyJSON(auth, map[string]any{
 		"session": fmt.Sprintf("%x", c.last), "mid": s.mid, "key": s.key, "ver": wire.V2, "heartbeat": c.heartbeat, "node": "comet-test",
+		"tops": c.tops(s),
 	})
 }
 
@@ -150,7 +154,11 @@ func (c *Comet) answer(s *session, request wire.Packet) error {
 		if s.peer.Ver() < wire.V2 {
 			return s.peer.Reply(request, binary.BigEndian.AppendUint32(nil, uint32(c.online(s))))
 		}
-		return s.peer.ReplyJSON(request, map[string]any{"online": c.online(s)})
+		return s.peer.ReplyJSON(request, map[string]any{"online": c.online(s), "tops": c.tops(s)})
+	case wire.OpSync, wire.OpAck, wire.OpSendMsg:
+		if s.peer.Ver() >= wire.V2 {
+			return c.upstream(s, request)
+		}
 	case wire.OpChangeRoom:
 		s.rooms = nil
 		if len(request.Body) > 0 {
