@@ -11,8 +11,8 @@ func TestMariaDBIsOnePerTestBinaryAndDatabasesAreMany(t *testing.T) {
 	if again := MariaDB(t); again != addr {
 		t.Fatalf("two servers in one test binary: %s and %s", addr, again)
 	}
-	if Database(addr) == Database(addr) {
-		t.Fatal("twice one database")
+	if a, b := Database(addr), Database(addr); a == b {
+		t.Fatalf("twice the database %s", a)
 	}
 }
 

@@ -105,11 +105,3 @@ func write(t testing.TB, s *Store, f timeline.Fence, rows ...timeline.Row) {
 func everything(tl message.Timeline) timeline.ArchiveRead {
 	return timeline.ArchiveRead{Timeline: tl, To: 1<<64 - 1, Entries: 10_000, Bytes: 1 << 30}
 }
-
-func seqsOf(entries []timeline.Entry) []uint64 {
-	var seqs []uint64
-	for _, e := range entries {
-		seqs = append(seqs, e.Seq)
-	}
-	return seqs
-}

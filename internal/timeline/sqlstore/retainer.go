@@ -71,7 +71,7 @@ func NewRetainer(cfg RetainConfig, old Old, floors Floors, log *slog.Logger) (*R
 	if problems := cfg.Problems(); len(problems) > 0 {
 		return nil, errors.New(strings.Join(problems, "; "))
 	}
-	life, end := context.WithCancel(context.Background())
+	life, end := context.WithCancel(context.Background()) //nolint:forbidigo // ended by Close
 	r := &Retainer{cfg: cfg, old: old, floors: floors, log: log, end: end, ended: make(chan struct{})}
 	if cfg.Inboxes == 0 && cfg.Rooms == 0 {
 		close(r.ended)

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -79,19 +80,19 @@ func (d *dialect) spell(statement string) string {
 
 // migrate brings the tables to this version. One process at a time does it: of
 // MySQL by a named lock, of SQLite by its one writer.
-func (s *Store) migrate(ctx context.Context) error {
+func (s *Store) migrate(ctx context.Context) (err error) {
 	conn, err := s.writer.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { err = errors.Join(err, conn.Close()) }()
 	if s.dialect.lock != "" {
 		var got sql.NullInt64
 		if err := conn.QueryRowContext(ctx, s.dialect.lock).Scan(&got); err != nil {
 			return err
 		}
 		if got.Int64 != 1 {
-			return fmt.Errorf("another process holds the lock of the migrations")
+			return errors.New("another process holds the lock of the migrations")
 		}
 		defer func() {
 			// The lock ends with the connection, too.

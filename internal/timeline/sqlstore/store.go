@@ -68,10 +68,25 @@ func (s *Store) openMySQL(ctx context.Context, cfg *mysql.Config, conns int) err
 	s.reader = s.writer
 	pool(s.writer, conns)
 	var e *mysql.MySQLError
-	if err := s.writer.PingContext(ctx); !errors.As(err, &e) || e.Number != unknownDatabase {
+	if err := s.writer.PingContext(ctx); errors.As(err, &e) && e.Number == unknownDatabase {
+		if err := createDatabase(ctx, cfg); err != nil {
+			return err
+		}
+	} else if err != nil {
 		return err
 	}
-	return createDatabase(ctx, cfg)
+	s.checkDurability(ctx)
+	return nil
+}
+
+// checkDurability warns of a server that acknowledges what is not on its disk.
+// One that does not know the setting is not asked further.
+func (s *Store) checkDurability(ctx context.Context) {
+	var flush int
+	if err := s.writer.QueryRowContext(ctx, `SELECT @@innodb_flush_log_at_trx_commit`).Scan(&flush); err == nil && flush != 1 {
+		s.log.Warn("the database acknowledges commits before they are on its disk: a power failure loses archived messages",
+			"innodb_flush_log_at_trx_commit", flush)
+	}
 }
 
 func createDatabase(ctx context.Context, cfg *mysql.Config) error {
@@ -82,9 +97,8 @@ func createDatabase(ctx context.Context, cfg *mysql.Config) error {
 		return err
 	}
 	db := sql.OpenDB(connector)
-	defer db.Close()
 	_, err = db.ExecContext(ctx, "CREATE DATABASE IF NOT EXISTS `"+cfg.DBName+"` CHARACTER SET utf8mb4")
-	return err
+	return errors.Join(err, db.Close())
 }
 
 // openSQLite opens the file twice: one connection writes, so that writers wait

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"reflect"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/internal/testdeps"
 	"github.com/perseid-im/perseid/internal/timeline"
 )
 
@@ -367,6 +369,24 @@ func TestMembersUpToALimit(t *testing.T) {
 			t.Errorf("the place that was left: %v", err)
 		}
 	})
+}
+
+// Only a server of one's own may be told to be careless.
+func TestACarelessServerIsNamed(t *testing.T) {
+	t.Parallel()
+	server := testdeps.MariaDBServer(t)
+	s := open(t, testdeps.Database(server.Addr))
+	var log bytes.Buffer
+	s.log = slog.New(slog.NewTextHandler(&log, nil))
+	if s.checkDurability(t.Context()); log.Len() > 0 {
+		t.Errorf("the default is warned of: %s", &log)
+	}
+	if _, err := s.writer.ExecContext(t.Context(), `SET GLOBAL innodb_flush_log_at_trx_commit = 2`); err != nil {
+		t.Fatal(err)
+	}
+	if s.checkDurability(t.Context()); !strings.Contains(log.String(), "innodb_flush_log_at_trx_commit=2") {
+		t.Errorf("logged: %q", &log)
+	}
 }
 
 func TestOpenTwiceAndTablesOfANewerVersion(t *testing.T) {
