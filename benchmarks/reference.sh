@@ -16,8 +16,8 @@ room-unmerged-websocket||room -transport ws -rate 10 -limit -repeat 3
 room-merged-tcp||room -rate 20,100,1000,4000 -publishers 128 -repeat 3 -duration 8s
 room-merged-websocket||room -transport ws -rate 1000,4000 -publishers 128 -repeat 3 -duration 8s
 room-capacity||capacity -target 1s -publishers 128
-idle-logic-tcp||idle -conns 19000 -heartbeat 60s -duration 60s -repeat 3
-idle-logic-websocket||idle -conns 19000 -transport ws -heartbeat 60s -duration 60s -repeat 3
+idle-tcp||idle -conns 19000 -heartbeat 60s -duration 60s -repeat 3
+idle-websocket||idle -conns 19000 -transport ws -heartbeat 60s -duration 60s -repeat 3
 connect||connect -inflight 2500 -repeat 7
 unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 8s
 unicast-batch||unicast -rate 0 -route v1 -batch 1000 -publishers 64 -repeat 3 -duration 8s
