@@ -21,7 +21,10 @@
 //
 // It is "run_id:master_replid:marker", read inside each script: the first
 // changes with a restart, the second with a failover (the run id alone would
-// come back after a failback), the marker with FLUSHALL. A server without these
+// come back after a failback), the marker with FLUSHALL. The first replica that
+// a master gets, or gets again after repl-backlog-ttl without one, changes the
+// replication id, too: the workers rewind, which is harmless, and timelines
+// without an archive begin a new epoch. A server without these
 // INFO fields (miniredis) has the marker alone, which it never persists.
 //
 // On a cluster every range of slots has the token of its master, without a
