@@ -305,7 +305,8 @@ func (o *OfflinePush) acked(ctx context.Context, n *OfflineNotice) bool {
 }
 
 // noteOffline hands a stored record on for those of its users that have no
-// session. Only a position that is new: a replay has been here before.
+// session. Also when it is a repeat: presence may have failed after the first
+// append, and then nothing was noted. So a replay may note it twice.
 func (c *Core) noteOffline(q *StoredQuery, r *RoutedItem) {
 	if c.offline == nil || q.Stored == nil || !q.Stored.Message.Flags.Has(message.Store|message.OfflinePush) {
 		return
@@ -317,7 +318,7 @@ func (c *Core) noteOffline(q *StoredQuery, r *RoutedItem) {
 		}
 	}
 	for i, mid := range q.Query.Mids {
-		if here[i] || i >= len(r.Appended) || r.Appended[i].Verdict != timeline.New {
+		if here[i] || i >= len(r.Appended) || r.Appended[i].Verdict == timeline.Dup || r.Appended[i].Seq == 0 {
 			continue
 		}
 		c.offline.Add(OfflineNotice{Mid: mid, Position: r.Appended[i].Position, Message: q.Stored.Message})
