@@ -179,20 +179,3 @@ func readStored(in *logicv1.StoredMessage) (message.Message, error) {
 	}
 	return m, nil
 }
-
-// writeStored writes what readStored reads. The body is shared.
-func writeStored(m *message.Message) *logicv1.StoredMessage {
-	return &logicv1.StoredMessage{
-		MsgId:      m.ID[:],
-		Op:         m.Op,
-		Flags:      uint32(m.Flags),
-		Kind:       uint32(m.Kind),
-		Sender:     m.Sender,
-		ClientId:   m.ClientID,
-		Operator:   m.Operator,
-		Source:     m.Source,
-		AcceptedMs: m.AcceptedMS,
-		ExpiresMs:  m.ExpiresMS,
-		Body:       m.Body,
-	}
-}
