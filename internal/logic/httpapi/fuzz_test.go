@@ -19,6 +19,8 @@ func FuzzQuery(f *testing.F) {
 	f.Add("operation=1000&keys=a&keys=b&mids=1&type=live&room=1&rooms=1&limit=5&speed=1&platform=web", `{"op":1,"body":"x","targets":[{"mid":1}]}`)
 	f.Add("operation=abc", `{"op":1,"body_base64":"AP8=","targets":[{"all":true,"speed":1},{"key":"k"},{"room":"a://b"}]}`)
 	f.Add("operation=2147483648&mids=1,2&limit=-1&type=%ff", `{"op":"x"}`)
+	f.Add("timeline=u:1&after=1&limit=5&mid=1", `{"timeline":"u:1","seq":1}`)
+	f.Add("timeline=r:a://b&store=1&operation=1&mids=1", `{"op":1,"body":"x","kind":"chat","priority":"low","conflate":"k","ttl_ms":5,"wait":"stored","wait_ms":1,"sender":1,"targets":[{"mid":1}]}`)
 	f.Add("operation=%2b1&keys=%00&room=%ff&type=a%zz;b", `{"targets":[{}],"op":1,"body":"","store":true}`)
 	f.Add("limit=9223372036854775807&type=a&rooms=", `[]`)
 	var pushed []message.Target
@@ -57,6 +59,16 @@ func FuzzQuery(f *testing.F) {
 			refused := w.Code == http.StatusBadRequest && *e.Code == -400 && *e.Message != ""
 			if !bound && !refused {
 				t.Fatalf("%s?%s: %d %q", path, query, w.Code, w.Body)
+			}
+		}
+		for _, route := range []struct{ method, path string }{
+			{"GET", "/v1/messages"}, {"POST", "/v1/messages/revoke"}, {"GET", "/v1/users/1/rooms"}, {"GET", "/v1/users/1/unread"},
+			{"POST", "/v1/users/1/hide"}, {"POST", "/v1/users/1/clear"}, {"GET", "/v1/rooms/a/b/members"}, {"POST", "/v1/rooms/a/b/members"}, {"DELETE", "/v1/rooms/a/b/members"},
+		} {
+			w := ask(t, route.method, route.path, query, body)
+			var p struct{ Reason, Message string }
+			if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || w.Code < 400 || w.Code >= 500 || p.Reason == "" || p.Message == "" {
+				t.Fatalf("%s %s?%s: %d %q (%v): nothing is kept here", route.method, route.path, query, w.Code, w.Body, err)
 			}
 		}
 		w := ask(t, "POST", "/v1/push", query, body)
