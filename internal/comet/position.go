@@ -37,11 +37,13 @@ func raise(top *timeline.Position, to timeline.Position) {
 }
 
 // tops is what a version 2 session has been told of newest positions, and the
-// top of its own inbox. Those of its rooms are in the rooms.
+// top of its own inbox. Those of its rooms are in the rooms. Version 1 has none
+// of it.
 type tops struct {
 	inbox     timeline.Position
 	toldInbox timeline.Position
 	toldAll   timeline.Position
+	resume    []timeline.Cursor // to sync when the session is live
 }
 
 // topBody is a top in a control body.

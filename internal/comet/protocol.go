@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/internal/timeline"
 	"github.com/perseid-im/perseid/pkg/wire"
 	"github.com/perseid-im/perseid/pkg/ws"
 )
@@ -78,13 +79,12 @@ func (b *Bucket) connected(id uint64, r ConnectResult) {
 	s.mid, s.key, s.heartbeatMS = r.Mid, r.Key, max(r.HeartbeatMS, 1000)
 	s.accept(r.Accepts)
 	if s.ver >= uint8(wire.V2) {
-		s.tops = &tops{}
+		s.tops = &tops{resume: r.Resume}
 	}
 	s.state = confirming
 	b.releaseHeld(s)
 	version := b.enter(s, r)
 	b.learn(s, r.Tops)
-	s.toResume = r.Resume
 	if b.gateway.rooms.confirmed(version) {
 		b.activate(s)
 		return
@@ -167,8 +167,10 @@ func (b *Bucket) activate(s *Session) {
 	b.alive(s)
 	// The rooms are entered: what comes from here on is pushed, or in the page,
 	// or both.
-	cursors := s.toResume
-	s.toResume = nil
+	var cursors []timeline.Cursor
+	if s.tops != nil {
+		cursors, s.tops.resume = s.tops.resume, nil
+	}
 	if len(cursors) > 0 && s.state == live && b.startSync(s, cursors, 0, 0, wire.Header{Op: wire.OpSyncReply}) {
 		return // answered resumes it
 	}

@@ -48,7 +48,6 @@ type Session struct {
 	lastRoom    *roomCount // of the newest room, also after it was left (goim)
 	held        []heldPush // pushed while logic was asked
 	tops        *tops      // version 2 only
-	toResume    []timeline.Cursor
 
 	framing  Framing
 	ver      uint8
