@@ -149,6 +149,25 @@ func TestWithoutArchiveTrimIsTruncated(t *testing.T) {
 	}
 }
 
+// Retention moves the archive's floor before the window's: what is below has no
+// body any more, and is not shown as empty messages.
+func TestTheFloorOfTheArchiveCounts(t *testing.T) {
+	w := newWorld(t, true, asItIs)
+	tl, r := message.Inbox(5), timeline.Reader{Mid: 5}
+	w.say(tl, 60)
+	if more, err := w.archive.Retain(w.ctx, tl, 30); more || err != nil {
+		t.Fatal(more, err)
+	}
+	p := w.page(r, timeline.Cursor{Timeline: tl, Epoch: 1, After: 4})
+	if !p.Truncated || p.Floor != 30 || p.Entries[0].Seq != 31 || len(p.Entries[0].Message.Body) == 0 {
+		t.Fatalf("%+v", p)
+	}
+	h, err := w.store.History(w.ctx, r, timeline.Part{Timeline: tl, Seq: 33}, timeline.Limit{})
+	if err != nil || !slices.Equal(seqs(h.Entries), []uint64{31, 32}) || h.HasMore {
+		t.Fatalf("%+v, %v", h, err)
+	}
+}
+
 // What a best-effort archive missed is said to be lost, not skipped.
 func TestBestEffortHolesAreLost(t *testing.T) {
 	w := newWorld(t, true, func(c *timeline.Config) { c.RoomTypes = map[string]string{"group": "best_effort"} })

@@ -74,12 +74,24 @@ func (m *model) comparePage(r timeline.Reader, c timeline.Cursor, l timeline.Lim
 		return
 	}
 	m.sameEntries(what, p.Entries, want, false)
+	m.bounded(what, p.Entries, l.Bytes)
 	next := from
 	if len(p.Entries) > 0 {
 		next = p.Entries[len(p.Entries)-1].Seq
 	}
 	if p.Next != next || p.HasMore != (next < top) {
 		m.fail("%s: next %d, more %v; it is %d of %d", what, p.Next, p.HasMore, next, top)
+	}
+}
+
+// bounded: a store may count an entry a little differently.
+func (m *model) bounded(what string, entries []timeline.Entry, limit int) {
+	size := 0
+	for i := range entries {
+		size += timeline.Weight(&entries[i].Message)
+	}
+	if limit > 0 && len(entries) > 1 && size > limit+limit/2 {
+		m.fail("%s: %d bytes in %d entries, the limit is %d", what, size, len(entries), limit)
 	}
 }
 
@@ -122,7 +134,8 @@ func (m *model) history() {
 	low := max(list.floor, m.users[userTimeline{r.Mid, tl}].cleared)
 	p := timeline.Part{Timeline: tl, At: timeline.At(m.r.IntN(3)), Seq: m.r.Uint64N(top + 4)}
 	n := 1 + m.r.Uint64N(20)
-	page, err := m.store.History(m.ctx, r, p, timeline.Limit{Entries: int(n), Bytes: 300 + m.r.IntN(20_000)})
+	limit := timeline.Limit{Entries: int(n), Bytes: 300 + m.r.IntN(3000)}
+	page, err := m.store.History(m.ctx, r, p, limit)
 	if !m.check(err, "history") {
 		return
 	}
@@ -145,6 +158,7 @@ func (m *model) history() {
 		m.fail("%s: %+v", what, page)
 		return
 	}
+	m.bounded(what, page.Entries, limit.Bytes)
 	m.sameEntries(what, page.Entries, m.as(r.Mid, tl, from, to), p.At != timeline.After)
 	if m.err != nil || len(page.Entries) == 0 {
 		return
@@ -351,6 +365,10 @@ func (m *model) forbidden() {
 	pages, err := m.store.Page(m.ctx, r, []timeline.Cursor{{Timeline: tl}}, timeline.Limit{})
 	if !m.check(err, "page of a stranger") || !errors.Is(pages[0].Err, timeline.ErrForbidden) || pages[0].Entries != nil {
 		m.fail("%s for a stranger: %+v", tl, pages)
+	}
+	ack := timeline.Cursor{Timeline: tl, Epoch: 1, After: 1}
+	if got, err := m.store.Ack(m.ctx, r, []timeline.Cursor{ack}); err != nil || got[0].Moved {
+		m.fail("ack of a stranger: %+v, %v", got, err)
 	}
 	if _, err := m.store.Read(m.ctx, r, m.anyCursor(tl)); !errors.Is(err, timeline.ErrForbidden) {
 		m.fail("read mark of a stranger: %v", err)
