@@ -81,7 +81,7 @@ func NewStore(cfg Config, window Window, archive Archive, deps Deps) (*Store, er
 	for kind, name := range cfg.RoomTypes {
 		s.modes[kind], _ = ParseMode(name)
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(context.Background()) //nolint:forbidigo // the life of the goroutine, ended by Close
 	s.stop = stop
 	go s.saveCursors(ctx)
 	return s, nil

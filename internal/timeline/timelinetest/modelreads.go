@@ -139,7 +139,8 @@ func (m *model) history() {
 	if !m.check(err, "history") {
 		return
 	}
-	from, to := low, top
+	var from uint64
+	to := top
 	switch p.At {
 	case timeline.After:
 		from = min(max(p.Seq, low), top)
