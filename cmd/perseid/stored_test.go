@@ -160,4 +160,13 @@ func TestStoredMessagesThroughEverything(t *testing.T) {
 	if err != nil || len(messages) != 3 || messages[2].Seq != 100 {
 		t.Errorf("history: %d messages, more %v, %v", len(messages), more, err)
 	}
+
+	// A new device begins where the user is, over all devices.
+	if standing, err = again.Conn().Read(ctx, "u:2", client.Cursor{Epoch: a.Epoch, Seq: 101}); err != nil || standing.Unread != 0 {
+		t.Errorf("read: %+v, %v", standing, err)
+	}
+	here.stop()
+	again.stop()
+	send("u:2", "for all")
+	newDevice(t, webSocket, 2, nil).has(t, "u:2", []string{"102 for all from 1"})
 }
