@@ -89,7 +89,7 @@ func TestGoAndCurl(t *testing.T) {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may have ended
 	})
-	shown.await(t, "[{live://1000 true 0 }]")
+	shown.await(t, "room live://1000: joined true")
 
 	answers := curl(t, addrs["http"], `Grüße, "Welt"`)
 	for _, want := range []string{`{"code":0,"message":""}` + "\n" + `{"code":0,"message":""}` + "\n", `"msg_id":"`, `{"target":{"mid":42},"state":"online"}`} {

@@ -34,7 +34,10 @@ func main() {
 	}, client.Handler{
 		Connected: func(ctx context.Context, c *client.Conn) error {
 			results, err := c.Join(ctx, os.Args[3])
-			fmt.Println("connected as", c.Session().Key, results)
+			fmt.Println("connected as", c.Session().Key)
+			for _, r := range results {
+				fmt.Printf("room %s: joined %t %s\n", r.Room, r.OK, r.Reason)
+			}
 			return err
 		},
 		Message: func(m client.Message) {

@@ -107,6 +107,7 @@ type testLogic struct {
 	resync       bool
 	fail         error
 	failAfter    int // calls of Refresh from here on until fail is set; 0 = never
+	failed       int // calls of Refresh
 	block        chan struct{}
 	hang         bool // Refresh answers nothing
 	rooms        map[string]int32
@@ -169,6 +170,9 @@ func (l *testLogic) Refresh(ctx context.Context, _ Node, r Refresh) (RefreshRepl
 	reply := RefreshReply{Resync: l.resync, Rooms: l.rooms, Canceled: l.canceled}
 	l.resync = false
 	err := l.fail
+	if err != nil {
+		l.failed++
+	}
 	if l.failAfter > 0 {
 		if l.failAfter--; l.failAfter == 0 {
 			l.fail = errors.New("presence is away")

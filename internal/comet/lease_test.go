@@ -47,7 +47,6 @@ func TestLostLeaseIsNotForgotten(t *testing.T) {
 				})
 			}
 			f.logic.mu.Lock()
-			from := len(f.logic.refreshes)
 			f.logic.resync = true
 			if failing == "the report" {
 				f.logic.failAfter = 2 // the news, and a part of the report
@@ -58,11 +57,11 @@ func TestLostLeaseIsNotForgotten(t *testing.T) {
 			waitFor(t, "a failure", func() bool {
 				f.logic.mu.Lock()
 				defer f.logic.mu.Unlock()
-				return f.logic.fail != nil && len(f.logic.refreshes) > from && !f.logic.resync
+				return f.logic.failed > 0 && !f.logic.resync
 			})
 			f.logic.mu.Lock()
 			f.logic.fail = nil
-			from = len(f.logic.refreshes)
+			from := len(f.logic.refreshes)
 			f.logic.mu.Unlock()
 			waitFor(t, "all sessions to be reported", func() bool { return len(f.reported(from)) == sessions })
 		})
