@@ -38,6 +38,7 @@ type PublishConfig struct {
 	To         []Addressee
 	Publishers int // each is one connection that sends one push after the other
 	BodyBytes  int
+	Store      bool          // messages get positions and are kept (Perseid only)
 	Timeout    time.Duration // of one request
 }
 
@@ -136,8 +137,11 @@ func (p *Publisher) turn(to, stream int, host string) turn {
 			}
 			fmt.Fprintf(&list, `{"mid":%d}`, mid)
 		}
-		before, after = fmt.Sprintf(`{"op":%d,"body_base64":"`, OpUser), `","targets":[`+list.String()+`]}`
+		before, after = fmt.Sprintf(`{"op":%d,"store":%t,"body_base64":"`, OpUser, p.cfg.Store), `","targets":[`+list.String()+`]}`
 		size, t.wide = base64.StdEncoding.EncodedLen(size), true
+	}
+	if p.cfg.Store && p.cfg.Route != V1Batch {
+		path += "&store=1"
 	}
 	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s",
 		path, host, map[bool]string{false: "application/octet-stream", true: "application/json"}[t.wide], len(before)+size+len(after), before)

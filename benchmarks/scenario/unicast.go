@@ -70,7 +70,7 @@ func (b *bench) usersPublisher(conns, publishers int) (*load.Publisher, [][]int,
 		route = load.V1Batch
 	}
 	pub, err := load.NewPublisher(load.PublishConfig{
-		HTTP: split(b.opt.http), Route: route, To: to, Publishers: min(publishers, len(to)), BodyBytes: b.opt.body, Timeout: requestTimeout,
+		HTTP: split(b.opt.http), Route: route, To: to, Publishers: min(publishers, len(to)), BodyBytes: b.opt.body, Store: b.opt.store, Timeout: requestTimeout,
 	})
 	return pub, users, err
 }
