@@ -140,3 +140,36 @@ func TestAxes(t *testing.T) {
 		t.Error(number(1.5e6), number(25000), number(0.05))
 	}
 }
+
+func TestTablesAreFilledIn(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("r.json", `{"medians":{"10 messages/s: room p99 ms":59.51},"results":{"ratio":1.2328,"per_s":21000}}`)
+	write("t.in", "| a | {r.json|10 messages/s: room p99 ms|%.0f} ms, {r.json|ratio|%.2f} x, {r.json|per_s*0.001|%.1f} k |\n")
+	write("doc.md", "text\n"+tableBegin+"old\n"+tableEnd+"\nmore\n")
+	write("spec.json", `{"tables":[{"template":"t.in","into":["doc.md"]}]}`)
+	var out, errs bytes.Buffer
+	for range 2 { // filling again changes nothing
+		if code := command([]string{filepath.Join(dir, "spec.json")}, &out, &errs); code != 0 {
+			t.Fatal(errs.String())
+		}
+	}
+	got, err := os.ReadFile(filepath.Join(dir, "doc.md"))
+	if want := "text\n" + tableBegin + "| a | 60 ms, 1.23 x, 21.0 k |\n" + tableEnd + "\nmore\n"; err != nil || string(got) != want {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+	write("t.in", "{r.json|no such thing|%.0f}")
+	if code := command([]string{filepath.Join(dir, "spec.json")}, &out, &errs); code == 0 || !strings.Contains(errs.String(), "no such thing") {
+		t.Errorf("a hole without a value: code %d, %q", code, errs.String())
+	}
+	write("t.in", "nothing")
+	write("doc.md", "no marks")
+	if code := command([]string{filepath.Join(dir, "spec.json")}, &out, &errs); code == 0 {
+		t.Error("a document without marks was written")
+	}
+}

@@ -1,5 +1,6 @@
-// Command chart draws SVG charts from the reports of perseid bench: a
-// specification names the charts, and for each the reports and the values.
+// Command chart draws SVG charts from the reports of perseid bench, and fills
+// their values into tables: a specification names the charts, the tables, and
+// for each the reports and the values.
 //
 //	go run ./benchmarks/chart benchmarks/results/charts.json
 package main
@@ -29,6 +30,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 // specification is the file that names the charts. Files are relative to it.
 type specification struct {
 	Charts []chartSpec `json:"charts"`
+	Tables []tableSpec `json:"tables"`
 }
 
 type chartSpec struct {
@@ -84,6 +86,11 @@ func drawAll(file string, stdout io.Writer) error {
 			return err
 		}
 		fmt.Fprintln(stdout, target)
+	}
+	for i := range spec.Tables {
+		if err := spec.Tables[i].fill(dir, stdout); err != nil {
+			return fmt.Errorf("%s: %w", spec.Tables[i].Template, err)
+		}
 	}
 	return nil
 }
