@@ -32,9 +32,9 @@ type Position struct {
 // String is the position as violations spell it.
 func (p Position) String() string { return fmt.Sprintf("%s[%d:%d]", p.Timeline, p.Epoch, p.Seq) }
 
-// Sent is one message that a producer tried to send to one timeline. N counts
-// the producer's messages to this timeline from 1; it sends N+1 only after the
-// answer to N.
+// Sent is one message that a producer tried to send to one timeline. The N of a
+// producer grow; it sends a message to a timeline only after the answer to the
+// one before. A message to several timelines is one Sent of each.
 type Sent struct {
 	Timeline string
 	Producer string

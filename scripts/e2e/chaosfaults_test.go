@@ -1,0 +1,186 @@
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/perseid-im/perseid/internal/testdeps"
+)
+
+// fleet is two of each daemon, of which one at a time is killed.
+type fleet struct {
+	c     *cluster
+	slots map[string][]*daemon
+	dirty map[string]bool // of this kind one was launched and may not be ready
+
+	mu    sync.Mutex
+	addrs map[string][]string // where the daemons of a kind are, or were when they lived
+}
+
+func newFleet(c *cluster) *fleet {
+	f := &fleet{c: c, slots: map[string][]*daemon{}, dirty: map[string]bool{}, addrs: map[string][]string{}}
+	for _, kind := range []string{"logic", "comet", "job"} {
+		for i := range 2 {
+			f.slots[kind] = append(f.slots[kind], c.launch(kind, fmt.Sprintf("%s-%d", kind, i+1)))
+		}
+		f.dirty[kind] = true
+	}
+	f.settle()
+	return f
+}
+
+// settle waits until all daemons are ready.
+func (f *fleet) settle(kinds ...string) {
+	f.c.t.Helper()
+	for kind, list := range f.slots {
+		if !f.dirty[kind] || len(kinds) > 0 && kinds[0] != kind {
+			continue
+		}
+		f.dirty[kind] = false
+		var addrs []string
+		for _, d := range list {
+			if len(d.addrs) == 0 {
+				f.c.waitReady(d)
+			}
+			addrs = append(addrs, d.addrs[map[string]string{"logic": "http", "comet": "tcp", "job": "admin"}[kind]])
+		}
+		f.mu.Lock()
+		f.addrs[kind] = addrs
+		f.mu.Unlock()
+	}
+}
+
+// any is the address of one of a kind, dead or alive.
+func (f *fleet) any(kind string) func() string {
+	return func() string {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.addrs[kind][rand.IntN(len(f.addrs[kind]))]
+	}
+}
+
+// kill ends one by SIGKILL and launches another one under its name.
+func (f *fleet) kill(kind string, i int) {
+	f.c.t.Helper()
+	f.settle(kind)
+	d := f.slots[kind][i]
+	if err := d.Signal(syscall.SIGKILL); err != nil {
+		f.c.t.Fatalf("%s was dead already: %v\n%s", d.name, err, d.log.tail(4000))
+	}
+	_ = d.Wait()
+	f.slots[kind][i] = f.c.launch(kind, d.name)
+	f.dirty[kind] = true
+}
+
+// chaos is the faults of a run.
+type chaos struct {
+	t       *testing.T
+	cfg     chaosConfig
+	r       *rand.Rand
+	fleet   *fleet
+	redis   *redisPair
+	kafka   *testdeps.Server
+	mariadb *testdeps.Server
+	load    *chaosLoad
+	began   time.Time
+	done    map[string]int
+	story   []string
+}
+
+// plan is what is done, in a random order; the longest absence of MariaDB last.
+func (x *chaos) plan() []string {
+	var faults []string
+	add := func(n int, fault string) {
+		for range n {
+			faults = append(faults, fault)
+		}
+	}
+	for _, kind := range []string{"job", "logic", "comet"} {
+		add(x.cfg.kills, "kill -9 "+kind)
+	}
+	for _, how := range []string{"Redis restarted with AOF", "Redis restarted empty", "Redis failed over to a replica behind"} {
+		add(x.cfg.redis, how)
+	}
+	add(x.cfg.flushes, "Redis flushed")
+	add(x.cfg.kafka, "Kafka broker killed and restarted")
+	add(max(x.cfg.mariadb-1, 0), "MariaDB away for 10 s")
+	x.r.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
+	if x.cfg.mariadb > 0 {
+		faults = append(faults, fmt.Sprintf("MariaDB away for %d s", x.cfg.away))
+	}
+	return faults
+}
+
+func (x *chaos) say(format string, args ...any) {
+	line := fmt.Sprintf("%6.1f s  ", time.Since(x.began).Seconds()) + fmt.Sprintf(format, args...)
+	x.story = append(x.story, line)
+	x.t.Log(line)
+}
+
+// run does everything of the plan.
+func (x *chaos) run() {
+	x.t.Helper()
+	for _, fault := range x.plan() {
+		x.wait(x.cfg.pause(x.r.Float64()))
+		x.do(fault)
+	}
+	x.fleet.settle()
+}
+
+// wait lets the load run; nothing is waited for but the time.
+func (x *chaos) wait(d time.Duration) { <-time.After(d) }
+
+func (x *chaos) do(fault string) {
+	x.t.Helper()
+	x.done[fault]++
+	x.say("%s; %d accepted, %d retries so far", fault, x.load.accepted.Load(), x.load.retries.Load())
+	kind, isKill := strings.CutPrefix(fault, "kill -9 ")
+	var seconds int
+	switch {
+	case isKill:
+		x.fleet.kill(kind, x.r.IntN(2))
+	case fault == "Redis restarted with AOF":
+		x.redis.restart(false)
+	case fault == "Redis restarted empty":
+		x.redis.restart(true)
+	case fault == "Redis failed over to a replica behind":
+		was := x.redis.lost
+		x.redis.failover(func() { x.load.more(x.t, 20, 90*time.Second) })
+		x.say("  the failover lost %d bytes of acknowledged writes", x.redis.lost-was)
+	case fault == "Redis flushed":
+		if _, err := x.redis.do(x.redis.master, "FLUSHALL"); err != nil {
+			x.t.Fatal(err)
+		}
+	case strings.HasPrefix(fault, "Kafka"):
+		x.kafka.Kill()
+		x.kafka.Restart()
+	case strings.HasPrefix(fault, "MariaDB"):
+		if _, err := fmt.Sscanf(fault, "MariaDB away for %d s", &seconds); err != nil {
+			x.t.Fatal(err)
+		}
+		x.mariadb.Kill()
+		back := time.Now().Add(time.Duration(seconds) * time.Second)
+		x.wait(time.Until(back) / 2)
+		x.mayKill("job")
+		x.wait(time.Until(back) / 2)
+		x.redis.restart(x.r.IntN(2) == 0)
+		x.say("  and Redis restarted and a job killed meanwhile")
+		x.wait(time.Until(back))
+		x.mariadb.Restart()
+		x.fleet.settle()
+	default:
+		x.t.Fatalf("no such fault: %s", fault)
+	}
+}
+
+// mayKill kills one beyond the plan.
+func (x *chaos) mayKill(kind string) {
+	x.t.Helper()
+	x.done["kill -9 "+kind+" while MariaDB is away"]++
+	x.fleet.kill(kind, x.r.IntN(2))
+}
