@@ -43,11 +43,12 @@ func (k *keeper) rewind(ctx context.Context) error {
 	}
 }
 
-// raise replaces the fence. One that was raised without an answer looks like
-// another's: then the worker ends, and the next one of the claim takes it.
+// raise replaces the fence. After a call without an answer the one that stands
+// may be what this worker raised, so the next one is raised over it, once. If it
+// is another's after all, only one of the two stands, and the other one ends.
 func (k *keeper) raise(ctx context.Context) error {
 	pause := k.in.job.backoff()
-	for failures := 0; ; failures++ {
+	for failures, unanswered := 0, false; ; failures++ {
 		call, cancel := context.WithTimeout(ctx, k.in.job.cfg.RouteTimeout)
 		fold, err := k.storage.RaiseFence(call, k.fold)
 		cancel()
@@ -55,9 +56,17 @@ func (k *keeper) raise(ctx context.Context) error {
 			k.fold = fold
 			return nil
 		}
-		if errors.Is(err, timeline.ErrStaleFence) {
-			return fmt.Errorf("raise fence: %w", err)
+		var stale *timeline.StaleFence
+		if errors.As(err, &stale) {
+			own := k.fold.Fence
+			own.Rewinds++
+			if !unanswered || stale.Stands != own {
+				return fmt.Errorf("raise fence: %w", err)
+			}
+			k.fold.Fence, unanswered = own, false
+			continue
 		}
+		unanswered = true
 		if failures == 0 && ctx.Err() == nil {
 			k.log.Warn("the fence is not raised, the partition waits", slog.Any("error", err))
 		}

@@ -115,7 +115,11 @@ func (l *located) RaiseFence(ctx context.Context, f timeline.Fold) (timeline.Fol
 	if err := l.asked("RaiseFence"); err != nil {
 		return timeline.Fold{}, err
 	}
-	return l.store.RaiseFence(ctx, f)
+	raised, err := l.store.RaiseFence(ctx, f)
+	if lost := l.asked("RaiseFence's answer"); lost != nil {
+		return timeline.Fold{}, lost
+	}
+	return raised, err
 }
 
 func (l *located) Archive(ctx context.Context, a timeline.Archiving) error {

@@ -183,6 +183,39 @@ func TestRewindGivesTheSameNumbers(t *testing.T) {
 	}
 }
 
+// Symptom: a worker that rewound ended with "another worker has the partition"
+// when the answer to RaiseFence was lost; its records were pushed again by the
+// next one, and a claim that had taken the fence over waited for it once more.
+// Cause: the fence that stood was the worker's own, raised without an answer.
+func TestAFenceRaisedWithoutAnAnswerIsItsOwn(t *testing.T) {
+	w, id := storing(t, nil)
+	empty := w.store.window.Snapshot()
+	_, p, worker := w.one(testConfig())
+	w.store.set(awayFor("Archive"))
+	for i := range 10 {
+		p.append(kept("u:42", i), message.ToUser(42))
+	}
+	checkFor(t, "delivered", func() error { return checkSession(w.comets["a"].bodies(id), map[message.Timeline]int{"u:42": 10}) })
+	w.store.window.Lose(empty)
+	lost := 0 // under the lock of the storage
+	w.store.set(func(method string) error {
+		if method != "RaiseFence's answer" || lost == 2 {
+			return nil
+		}
+		lost++
+		return errStorage
+	})
+	p.append(kept("u:42", 10), message.ToUser(42))
+	committed(t, p)
+	worker.revoke()
+	if err := worker.ended(t); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(w.store.checkRows("u:42", 11), checkSession(w.comets["a"].bodies(id), map[message.Timeline]int{"u:42": 11})); err != nil {
+		t.Error(err)
+	}
+}
+
 // A batch that is larger than the free space of the window makes its way by
 // parts, and the archive makes room.
 func TestAFullWindowWaitsForTheArchive(t *testing.T) {
