@@ -52,6 +52,9 @@ func (s *Store) Page(ctx context.Context, r Reader, cursors []Cursor, l Limit) (
 	pages := make([]Page, 0, len(cursors))
 	left := Limit{Entries: maxCallEntries, Bytes: maxCallBytes}
 	for len(pages) < len(cursors) {
+		if left.Entries <= 0 || left.Bytes <= 0 {
+			l = Limit{Entries: 1, Bytes: 1} // for the numbers alone
+		}
 		at, end := len(pages), min(len(pages)+readTogether, len(cursors))
 		got, err := s.pages(ctx, r, cursors[at:end], l, views[at:end])
 		if err != nil {
@@ -65,12 +68,14 @@ func (s *Store) Page(ctx context.Context, r Reader, cursors []Cursor, l Limit) (
 	return pages, nil
 }
 
-// cut takes away what is beyond the bounds of the call.
+// cut takes away what is beyond the bounds of the call, but never its first
+// entry: one that is larger than a call would keep the reader where it is.
 func (p *Page) cut(left *Limit) {
 	for i := range p.Entries {
+		first := left.Entries == maxCallEntries
 		left.Entries--
 		left.Bytes -= Weight(&p.Entries[i].Message)
-		if left.Entries < 0 || left.Bytes < 0 {
+		if !first && (left.Entries < 0 || left.Bytes < 0) {
 			p.Next, p.HasMore = p.Entries[i].Seq-1, true
 			p.Entries = p.Entries[:i]
 			return

@@ -365,6 +365,28 @@ func TestPagesOfManyTimelinesAreBounded(t *testing.T) {
 	}
 }
 
+// Symptom: a reader never got past a message of 1 MiB or more (logic's
+// max_body_bytes may be 16 MiB): every page was empty and had more.
+// Cause: the bound of a call took away the only entry it had.
+func TestAMessageLargerThanACallIsGiven(t *testing.T) {
+	w := newWorld(t, false, func(c *timeline.Config) { c.HardBytes = 64 << 20 })
+	tl, r := message.Inbox(8), timeline.Reader{Mid: 8}
+	var large []timeline.Record
+	for i := range 3 {
+		large = append(large, timeline.Record{Offset: int64(i), Timelines: []message.Timeline{tl}, Message: message.Message{ID: message.ID{byte(i + 1)}, Body: make([]byte, 2<<20)}})
+	}
+	if got, err := w.store.Append(w.ctx, timeline.Batch{Fold: w.fold, Records: large}); err != nil || got.Full {
+		t.Fatal(got.Full, err)
+	}
+	first := w.page(r, timeline.Cursor{Timeline: tl})
+	for at := first.Floor; at < 3; at++ { // what is trimmed is none of this test's
+		p := w.page(r, timeline.Cursor{Timeline: tl, Epoch: first.Epoch, After: at})
+		if !slices.Equal(seqs(p.Entries), []uint64{at + 1}) || p.Next != at+1 || p.HasMore != (at < 2) {
+			t.Fatalf("after %d: %d entries, next %d, more %v", at, len(p.Entries), p.Next, p.HasMore)
+		}
+	}
+}
+
 // Cursors reach the archive within a flush interval, and with Close.
 func TestCursorsAreSaved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
