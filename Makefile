@@ -8,6 +8,9 @@ BENCH     ?= .
 BENCHTIME ?= 1s
 RUN_FLAGS ?= -data target/data
 
+# The load and the faults of make e2e: scripts/e2e/chaosconfig_test.go has the names.
+CHAOS ?=
+
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X github.com/perseid-im/perseid/internal/obs.version=$(VERSION)
 
@@ -19,7 +22,7 @@ export PKGS
 help: ## list the targets and variables
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "variables: PKGS=$(PKGS) FUZZ=$(FUZZ) FUZZTIME=$(FUZZTIME) BENCH=$(BENCH) BENCHTIME=$(BENCHTIME) RUN_FLAGS=\"$(RUN_FLAGS)\""
+	@echo "variables: PKGS=$(PKGS) FUZZ=$(FUZZ) FUZZTIME=$(FUZZTIME) BENCH=$(BENCH) BENCHTIME=$(BENCHTIME) RUN_FLAGS=\"$(RUN_FLAGS)\" CHAOS=\"$(CHAOS)\""
 
 build: ## build all programs into target/, their documented TOML beside them
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o target/ ./cmd/...
@@ -70,8 +73,8 @@ proto-check: ## fail if the committed code of api/ is not what its .proto files 
 bench: ## run the benchmarks that match BENCH
 	$(GO) test -run='^$$' -bench='$(BENCH)' -benchtime=$(BENCHTIME) -benchmem $(PKGS)
 
-e2e: ## only the tests of whole systems: real processes, real servers
-	@PKGS=./scripts/e2e/... scripts/test.sh -v
+e2e: ## only the tests of whole systems: real processes, real servers; its run of faults writes scripts/e2e/results/chaos.md
+	@PERSEID_TEST_CHAOS='long $(CHAOS)' PKGS=./scripts/e2e/... scripts/test.sh -v -timeout=60m
 
 clean: stop ## stop what runs and empty target/
 	@find target -mindepth 1 ! -name README.md -delete

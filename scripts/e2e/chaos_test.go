@@ -49,7 +49,7 @@ func TestStoredMessagesUnderFaults(t *testing.T) {
 		"comet": {"comet.tops_period=3s"},
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() && x.fleet != nil {
 			for _, list := range x.fleet.slots {
 				for _, d := range list {
 					t.Logf("--- log of %s\n%s", d.name, d.log.tail(6000))
@@ -86,6 +86,9 @@ func TestStoredMessagesUnderFaults(t *testing.T) {
 	}
 	for _, text := range x.load.refused {
 		t.Errorf("refused: %s", text)
+	}
+	if cfg.redis > 0 && pair.lost == 0 {
+		t.Error("no failover has lost a write: they did not bite")
 	}
 	reconnects, stopped := 0, x.stopped(t)
 	for _, f := range fs.all {

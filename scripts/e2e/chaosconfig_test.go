@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// chaosConfig is the load and the faults of a run. PERSEID_CHAOS changes it:
+// chaosConfig is the load and the faults of a run. PERSEID_TEST_CHAOS changes it:
 // "long" first, for the run of make e2e, then any of its names, such as
 // "long seed=7 kills=5 clients=2000".
 type chaosConfig struct {
@@ -33,7 +33,7 @@ type chaosConfig struct {
 
 func chaosSettings(t *testing.T) chaosConfig {
 	t.Helper()
-	words := strings.Fields(os.Getenv("PERSEID_CHAOS"))
+	words := strings.Fields(os.Getenv("PERSEID_TEST_CHAOS"))
 	c := chaosConfig{seed: 1, producers: 20, publishers: 4, inboxes: 30, rooms: 4, clients: 60, rate: 100, kills: 1, redis: 1, gap: 1000}
 	if len(words) > 0 && words[0] == "long" {
 		words = words[1:]
@@ -55,7 +55,7 @@ func chaosSettings(t *testing.T) chaosConfig {
 		}
 		n, err := strconv.Atoi(value)
 		if numbers[name] == nil || err != nil || n < 0 {
-			t.Fatalf("PERSEID_CHAOS: %q: not a number of the load or of the faults", w)
+			t.Fatalf("PERSEID_TEST_CHAOS: %q: not a number of the load or of the faults", w)
 		}
 		*numbers[name] = n
 	}
