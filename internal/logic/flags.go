@@ -40,6 +40,9 @@ func (c *Core) ResolveFlags(kind message.Kind, set, mask message.Flags, t messag
 	default:
 		flags &^= message.Archive
 	}
+	if set.Has(message.Urgent) && t.Kind == message.Room {
+		return 0, &Refusal{BadFlags, "priority high (urgent): not with store to a room; what is stored keeps its order"}
+	}
 	if !inbox {
 		if set.Has(message.SenderSync) {
 			return 0, &Refusal{BadFlags, "sender_sync: for users only; the sender reads the timeline of the room"}

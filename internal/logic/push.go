@@ -224,6 +224,11 @@ func (c *Core) checkFlags(m *message.Message, flags message.Flags, t message.Tar
 		return &Refusal{BadFlags, "conflate: not with store; what a later message replaces is not kept"}
 	case flags.Has(message.Low) && t.Kind != message.Room:
 		return &Refusal{BadFlags, "priority low: only for rooms"}
+	case flags.Has(message.Low | message.Store):
+		return &Refusal{BadFlags, "priority low: not with store; what is stored is not left out"}
+	case t.Kind == message.All && t.Speed > 0 && flags.Has(message.Store):
+		// Heartbeats tell every session the newest position, and it is fetched then.
+		return &Refusal{BadFlags, "speed: not with store; what is stored is fetched by everybody at once, and cannot be canceled"}
 	}
 	return nil
 }

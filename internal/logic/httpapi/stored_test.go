@@ -143,6 +143,16 @@ func TestStoredRefuses(t *testing.T) {
 		{`"store":true,"sender_sync":true,"targets":[{"mid":1}]`, logic.BadFlags},
 		{`"store":true,"sender":7,"sender_sync":true,"targets":[{"room":"a://b"}]`, logic.BadFlags},
 		{`"store":true,"conflate":"k","targets":[{"room":"a://b"}]`, logic.BadFlags},
+		// Symptom: accepted, and without effect, or against what was asked: what has
+		// a position is neither left out nor overtakes (its receivers would ask for
+		// it), and a top, which heartbeats tell, makes everybody fetch a push to all
+		// however slow it is and whether it was canceled. Cause: only conflate was
+		// looked at together with store.
+		{`"store":true,"priority":"low","targets":[{"room":"a://b"}]`, logic.BadFlags},
+		{`"store":true,"priority":"high","targets":[{"room":"a://b"}]`, logic.BadFlags},
+		{`"kind":"chat","urgent":true,"targets":[{"mid":1},{"room":"a://b"}]`, logic.BadFlags},
+		{`"store":true,"targets":[{"all":true,"speed":10}]`, logic.BadFlags},
+		{`"kind":"notice","targets":[{"all":true,"speed":10}]`, logic.BadFlags},
 		{`"store":true,"wait":"stored","wait_ms":3600000,"targets":[{"mid":1}]`, logic.BadField},
 		{`"store":true,"wait":"stored","targets":[` + strings.Repeat(`{"mid":1},`, 16) + `{"mid":1}]`, logic.TooManyTargets},
 	} {
