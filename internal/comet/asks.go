@@ -132,6 +132,7 @@ func (g *Gateway) ackLoop() {
 		}
 		for i := range items {
 			if !items[i].wanted {
+				g.postSession(items[i].Session, func(_ *Bucket, s *Session) { s.acking-- })
 				continue
 			}
 			var result Acked
@@ -142,7 +143,10 @@ func (g *Gateway) ackLoop() {
 				result = Acked{Code: no.Code, Reason: no.Reason}
 			}
 			seq := items[i].answer
-			g.postSession(items[i].Session, func(b *Bucket, s *Session) { b.acked(s, seq, result) })
+			g.postSession(items[i].Session, func(b *Bucket, s *Session) {
+				s.acking--
+				b.acked(s, seq, result)
+			})
 		}
 	}
 }

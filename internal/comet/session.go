@@ -53,10 +53,11 @@ type Session struct {
 	ver      uint8
 	state    state
 	paused   bool
-	asking   bool // logic was asked: paused until it answers
-	upgraded bool // WebSocket handshake done
-	deflate  bool // with permessage-deflate
-	hinted   bool // was told that it missed something, and took nothing since
+	asking   bool  // logic was asked: paused until it answers
+	upgraded bool  // WebSocket handshake done
+	deflate  bool  // with permessage-deflate
+	hinted   bool  // was told that it missed something, and took nothing since
+	acking   uint8 // acks that wait for logic
 	authSeq  int32
 }
 

@@ -271,6 +271,10 @@ func (b *Bucket) history(s *Session, p wire.Packet, reply wire.Header) {
 	}
 }
 
+// maxAcks is how many acks of one session may wait for logic: they do not make
+// its next packets wait, and must not take the place of other sessions' acks.
+const maxAcks = 8
+
 // ack handles op 20.
 func (b *Bucket) ack(s *Session, p wire.Packet, reply wire.Header) {
 	var req ackRequest
@@ -282,7 +286,10 @@ func (b *Bucket) ack(s *Session, p wire.Packet, reply wire.Header) {
 	for _, a := range req.Acks {
 		item.Acks = append(item.Acks, timeline.Cursor{Timeline: a.Timeline, Epoch: a.Epoch, After: a.Seq})
 	}
-	if !b.gateway.acks.add(item) && req.Reply {
+	// One that is not taken is lost like one whose call failed: see ackLoop.
+	if s.acking < maxAcks && b.gateway.acks.add(item) {
+		s.acking++
+	} else if req.Reply {
 		b.busy(s, reply)
 	}
 }

@@ -199,6 +199,37 @@ func TestAcks(t *testing.T) {
 	}
 }
 
+// Symptom: one client that sent acks faster than logic took them filled the
+// queue, 4 GiB of it, and the acks of all others were dropped. Cause: an ack
+// does not make its session wait, and nothing else bounded how many wait.
+func TestAClientCannotFillTheQueueOfAcks(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	hold := make(chan struct{})
+	f.logic.library.hold = hold
+	c := f.connect(f.buckets[0], 2, `{"mid":1}`)
+	send := func(n int32) {
+		f.send(c, 2, wire.OpAck, n, fmt.Sprintf(`{"acks":[{"tl":"u:1","epoch":1,"seq":%d}],"reply":%v}`, n, n > 100))
+	}
+	for n := range int32(101) {
+		send(n)
+	}
+	if n := f.g.acks.len(); n > maxAcks {
+		t.Errorf("%d acks of one session wait", n)
+	}
+	send(101)
+	if got := c.bodies(t, wire.OpAckReply); len(got) != 1 || !strings.HasPrefix(got[0], `{"code":503,`) {
+		t.Errorf("%q", got)
+	}
+	close(hold)
+	waitFor(t, "an ack that is taken again", func() bool {
+		send(102)
+		return strings.Contains(strings.Join(c.bodies(t, wire.OpAckReply), ""), `"acked":102`)
+	})
+	if n := len(f.logic.acked()); n < maxAcks {
+		t.Errorf("logic got %d acks", n)
+	}
+}
+
 func sendBody(json, payload string) string {
 	return string(binary.BigEndian.AppendUint16(nil, uint16(len(json)))) + json + payload
 }
