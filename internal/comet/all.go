@@ -33,7 +33,7 @@ func (b *Bucket) pushAll(d *Delivery, index int) {
 	p := &d.Pushes[index]
 	w := &allWalk{op: p.Op, packets: b.takePackets(), lastTick: b.nowMS}
 	pos := p.position(0)
-	if pos != nil {
+	if pos != nil { // it has the position also if it is canceled or has no room here
 		raise(&b.allTop, at(pos))
 	}
 	w.packets.add(p.Op, p.Body, pos)
@@ -185,6 +185,9 @@ func (b *Bucket) walkAlls(budget int) {
 				w.counts.Delivered++
 			case Slow:
 				w.counts.Slow++
+				if w.packets.stored {
+					b.hint(s, message.AllTimeline, b.allTop)
+				}
 			}
 		}
 		if w.next < len(b.slots) {

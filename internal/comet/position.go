@@ -108,8 +108,8 @@ type hintBody struct {
 }
 
 // hint tells a version 2 session at once that it missed a stored push. It is
-// told once, until it has taken something again or asked for a heartbeat: the
-// hint has to fit into what the session does not read.
+// told once until its next heartbeat, which is answered with the tops: the hint
+// has to fit into what the session does not read.
 func (b *Bucket) hint(s *Session, tl message.Timeline, top timeline.Position) {
 	if s.tops == nil || s.hinted || s.state != live {
 		return

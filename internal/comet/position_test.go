@@ -131,3 +131,22 @@ func TestHintToASessionThatIsTooSlow(t *testing.T) {
 		t.Errorf("heartbeat %q", got)
 	}
 }
+
+// Symptom: a slow session was told of every dropped stored push but one to all.
+// Cause: the walk of a push to all only counted it.
+func TestHintOfAPushToAll(t *testing.T) {
+	f := newFixture(t, 1, func(c *Config) { c.Overflow = "drop"; c.OutboxBytes, c.RoundBytes = 4096, 1024 })
+	c := f.connect(f.buckets[0], 2, `{"mid":1}`)
+	c.mu.Lock()
+	c.waits = 4096 // its socket is full
+	c.mu.Unlock()
+	r := f.push(Push{Op: 1000, Body: []byte("x"), All: true, Positions: []wire.Position{{Seq: 4, Epoch: 1, Timeline: "r:sys://all"}}})
+	if r.Slow != 1 {
+		t.Fatalf("%+v", r)
+	}
+	want := []string{`{"tl":"r:sys://all","epoch":1,"top":4,"skipped":true}`}
+	waitFor(t, "the hint", func() bool { return len(c.bodies(t, wire.OpHint)) > 0 })
+	if got := c.bodies(t, wire.OpHint); !slices.Equal(got, want) {
+		t.Errorf("hints %q, want %q", got, want)
+	}
+}

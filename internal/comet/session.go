@@ -56,7 +56,7 @@ type Session struct {
 	asking   bool  // logic was asked: paused until it answers
 	upgraded bool  // WebSocket handshake done
 	deflate  bool  // with permessage-deflate
-	hinted   bool  // was told that it missed something, and took nothing since
+	hinted   bool  // was told since its last heartbeat that it missed something
 	acking   uint8 // acks that wait for logic
 	authSeq  int32
 }
