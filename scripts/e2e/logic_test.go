@@ -27,7 +27,15 @@ func TestLogicIsKilledUnderLoad(t *testing.T) {
 	crowd := newCrowd(t, wire.V1, 40, 0, pick)
 	crowd.waitConnected(20 * time.Second)
 	crowd.waitReachable(hc, base, 20*time.Second)
-	_, before := outcomes(t, hc, job)
+	// A job counts when the comet has answered, which may be after the client
+	// has its message; those of a key and a user of each are counted first.
+	var before map[string]float64
+	waitFor(t, 20*time.Second, func() error {
+		if _, before = outcomes(t, hc, job); before["delivered"] < 80 {
+			return fmt.Errorf("%g of 80 probes are counted", before["delivered"])
+		}
+		return nil
+	})
 	l := crowd.load(hc, 8, 2*time.Millisecond, func() []string { return []string{base} })
 
 	// Others come and go.
