@@ -132,7 +132,7 @@ func (g *Gateway) ackLoop() {
 		}
 		for i := range items {
 			if !items[i].wanted {
-				g.postSession(items[i].Session, func(_ *Bucket, s *Session) { s.acking-- })
+				g.postSession(items[i].Session, (*Bucket).ackEnded)
 				continue
 			}
 			var result Acked
@@ -144,8 +144,8 @@ func (g *Gateway) ackLoop() {
 			}
 			seq := items[i].answer
 			g.postSession(items[i].Session, func(b *Bucket, s *Session) {
-				s.acking--
 				b.acked(s, seq, result)
+				b.ackEnded(s)
 			})
 		}
 	}

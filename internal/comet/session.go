@@ -48,6 +48,7 @@ type Session struct {
 	lastRoom    *roomCount // of the newest room, also after it was left (goim)
 	held        []heldPush // pushed while logic was asked
 	tops        *tops      // version 2 only
+	late        *AckItem   // acks that wait until fewer wait for logic
 
 	framing  Framing
 	ver      uint8

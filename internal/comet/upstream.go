@@ -273,7 +273,11 @@ func (b *Bucket) history(s *Session, p wire.Packet, reply wire.Header) {
 
 // maxAcks is how many acks of one session may wait for logic: they do not make
 // its next packets wait, and must not take the place of other sessions' acks.
-const maxAcks = 8
+// What comes above it waits in the session, for maxLate timelines.
+const (
+	maxAcks = 8
+	maxLate = 64
+)
 
 // ack handles op 20.
 func (b *Bucket) ack(s *Session, p wire.Packet, reply wire.Header) {
@@ -286,11 +290,39 @@ func (b *Bucket) ack(s *Session, p wire.Packet, reply wire.Header) {
 	for _, a := range req.Acks {
 		item.Acks = append(item.Acks, timeline.Cursor{Timeline: a.Timeline, Epoch: a.Epoch, After: a.Seq})
 	}
-	// One that is not taken is lost like one whose call failed: see ackLoop.
-	if s.acking < maxAcks && b.gateway.acks.add(item) {
+	switch {
+	case s.acking >= maxAcks && !req.Reply:
+		s.later(item)
+	case s.acking < maxAcks && b.gateway.acks.add(item):
 		s.acking++
-	} else if req.Reply {
+	case req.Reply: // another one that is not taken is lost like one whose call failed: see ackLoop
 		b.busy(s, reply)
+	}
+}
+
+// later keeps acks that have no room now, the newest of each timeline.
+func (s *Session) later(item AckItem) {
+	if s.late == nil {
+		s.late = &AckItem{Reader: item.Reader}
+	}
+	for _, a := range item.Acks {
+		i := slices.IndexFunc(s.late.Acks, func(l timeline.Cursor) bool { return l.Timeline == a.Timeline })
+		switch {
+		case i >= 0 && (a.Epoch != s.late.Acks[i].Epoch || a.After > s.late.Acks[i].After):
+			s.late.Acks[i] = a
+		case i < 0 && len(s.late.Acks) < maxLate:
+			s.late.Acks = append(s.late.Acks, a)
+		}
+	}
+}
+
+// ackEnded makes room for the acks that had none.
+func (b *Bucket) ackEnded(s *Session) {
+	s.acking--
+	if late := s.late; late != nil {
+		if s.late = nil; b.gateway.acks.add(*late) {
+			s.acking++
+		}
 	}
 }
 

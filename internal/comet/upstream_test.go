@@ -225,9 +225,10 @@ func TestAClientCannotFillTheQueueOfAcks(t *testing.T) {
 		send(102)
 		return strings.Contains(strings.Join(c.bodies(t, wire.OpAckReply), ""), `"acked":102`)
 	})
-	if n := len(f.logic.acked()); n < maxAcks {
-		t.Errorf("logic got %d acks", n)
-	}
+	// What had no room is not lost: the newest of a timeline counts.
+	waitFor(t, "the newest", func() bool {
+		return slices.ContainsFunc(f.logic.acked(), func(a AckItem) bool { return a.Acks[0].After == 100 })
+	})
 }
 
 func sendBody(json, payload string) string {
