@@ -25,7 +25,7 @@ import (
 // each accepted message reaches every application once, in one order, under a
 // position that never changes. The oracle judges it by C1 to C6.
 func TestStoredMessagesUnderFaults(t *testing.T) {
-	cfg := chaosSettings(t)
+	begun, cfg := time.Now(), chaosSettings(t)
 	t.Logf("%v", cfg)
 	pair := newRedisPair(t)
 	x := &chaos{t: t, cfg: cfg, r: rand.New(rand.NewPCG(uint64(cfg.seed), 0)), redis: pair, done: map[string]int{}}
@@ -64,6 +64,7 @@ func TestStoredMessagesUnderFaults(t *testing.T) {
 	x.load.warm()
 	waitFor(t, time.Minute, func() error { return fs.missing(x.load.counts()) })
 
+	t.Logf("everything runs %s after the start of the test", time.Since(begun).Round(time.Millisecond))
 	x.began = time.Now()
 	x.load.start(fs)
 	x.run()
@@ -271,6 +272,8 @@ func (x *chaos) report(r oracle.Report, loaded time.Duration, reconnects int, st
 		{"gaps and skips (C6)", r.Gaps},
 		{"cursors or tops beyond the rows (C6)", r.BeyondTop},
 		{"partitions stopped", stopped},
+		{"starts of daemons", x.fleet.starts},
+		{"slowest of them", x.fleet.slow.Round(time.Millisecond)},
 	} {
 		line("| %s | %v |", row.what, row.count)
 	}

@@ -15,43 +15,81 @@ import (
 // fleet is two of each daemon, of which one at a time is killed.
 type fleet struct {
 	c     *cluster
-	slots map[string][]*daemon
-	dirty map[string]bool // of this kind one was launched and may not be ready
+	slots map[string][]*seat
 
-	mu    sync.Mutex
-	addrs map[string][]string // where the daemons of a kind are, or were when they lived
+	mu     sync.Mutex
+	addrs  map[string][]string // where the daemons of a kind are, or were when they lived
+	slow   time.Duration       // longest start
+	starts int
+}
+
+// seat is a name under which one daemon after the other works.
+type seat struct {
+	*daemon
+	kind  string
+	i     int
+	up    chan struct{} // closed when it is ready, or has ended before
+	ready bool
 }
 
 func newFleet(c *cluster) *fleet {
-	f := &fleet{c: c, slots: map[string][]*daemon{}, dirty: map[string]bool{}, addrs: map[string][]string{}}
+	f := &fleet{c: c, slots: map[string][]*seat{}, addrs: map[string][]string{}}
 	for _, kind := range []string{"logic", "comet", "job"} {
+		f.addrs[kind] = make([]string, 2)
 		for i := range 2 {
-			f.slots[kind] = append(f.slots[kind], c.launch(kind, fmt.Sprintf("%s-%d", kind, i+1)))
+			f.slots[kind] = append(f.slots[kind], f.launch(kind, i))
 		}
-		f.dirty[kind] = true
 	}
 	f.settle()
 	return f
 }
 
-// settle waits until all daemons are ready.
+// launch starts a daemon; callers learn its address when it is ready.
+func (f *fleet) launch(kind string, i int) *seat {
+	f.c.t.Helper()
+	began := time.Now()
+	s := &seat{daemon: f.c.launch(kind, fmt.Sprintf("%s-%d", kind, i+1)), kind: kind, i: i, up: make(chan struct{})}
+	listener := map[string]string{"logic": "http=", "comet": "tcp=", "job": "admin="}[kind]
+	go func() {
+		defer close(s.up)
+		for _, word := range strings.Fields(<-s.daemon.ready) {
+			if addr, ok := strings.CutPrefix(word, listener); ok {
+				s.ready = true
+				f.mu.Lock()
+				f.addrs[kind][i] = addr
+				f.slow = max(f.slow, time.Since(began))
+				f.starts++
+				f.mu.Unlock()
+			}
+			if addr, ok := strings.CutPrefix(word, "admin="); ok {
+				s.addrs["admin"] = addr
+			}
+		}
+	}()
+	return s
+}
+
+// settle waits until all daemons are ready, or those of one kind.
 func (f *fleet) settle(kinds ...string) {
 	f.c.t.Helper()
 	for kind, list := range f.slots {
-		if !f.dirty[kind] || len(kinds) > 0 && kinds[0] != kind {
+		if len(kinds) > 0 && kinds[0] != kind {
 			continue
 		}
-		f.dirty[kind] = false
-		var addrs []string
-		for _, d := range list {
-			if len(d.addrs) == 0 {
-				f.c.waitReady(d)
+		for _, s := range list {
+			began := time.Now()
+			select {
+			case <-s.up:
+				if !s.ready {
+					f.c.t.Fatalf("%s ended at its start\n%s", s.name, s.log.tail(6000))
+				}
+			case <-time.After(2 * time.Minute):
+				f.c.t.Fatalf("%s is not ready\n%s", s.name, s.log.tail(6000))
 			}
-			addrs = append(addrs, d.addrs[map[string]string{"logic": "http", "comet": "tcp", "job": "admin"}[kind]])
+			if waited := time.Since(began); waited > 10*time.Second {
+				f.c.t.Logf("%s was waited for for %s; its log:\n%s", s.name, waited.Round(time.Millisecond), s.log.tail(3000))
+			}
 		}
-		f.mu.Lock()
-		f.addrs[kind] = addrs
-		f.mu.Unlock()
 	}
 }
 
@@ -73,8 +111,7 @@ func (f *fleet) kill(kind string, i int) {
 		f.c.t.Fatalf("%s was dead already: %v\n%s", d.name, err, d.log.tail(4000))
 	}
 	_ = d.Wait()
-	f.slots[kind][i] = f.c.launch(kind, d.name)
-	f.dirty[kind] = true
+	f.slots[kind][i] = f.launch(kind, i)
 }
 
 // chaos is the faults of a run.
@@ -107,6 +144,8 @@ func (x *chaos) plan() []string {
 		add(x.cfg.redis, how)
 	}
 	add(x.cfg.flushes, "Redis flushed")
+	add(x.cfg.frozen, "freeze job for 12 s")
+	add(x.cfg.frozen, "freeze logic for 12 s")
 	add(x.cfg.kafka, "Kafka broker killed and restarted")
 	add(max(x.cfg.mariadb-1, 0), "MariaDB away for 10 s")
 	x.r.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
@@ -140,10 +179,14 @@ func (x *chaos) do(fault string) {
 	x.done[fault]++
 	x.say("%s; %d accepted, %d retries so far", fault, x.load.accepted.Load(), x.load.retries.Load())
 	kind, isKill := strings.CutPrefix(fault, "kill -9 ")
+	frozen, isFreeze := strings.CutPrefix(fault, "freeze ")
 	var seconds int
 	switch {
 	case isKill:
 		x.fleet.kill(kind, x.r.IntN(2))
+	case isFreeze:
+		kind, _, _ := strings.Cut(frozen, " ")
+		x.freeze(kind, x.r.IntN(2))
 	case fault == "Redis restarted with AOF":
 		x.redis.restart(false)
 	case fault == "Redis restarted empty":
@@ -176,6 +219,26 @@ func (x *chaos) do(fault string) {
 	default:
 		x.t.Fatalf("no such fault: %s", fault)
 	}
+}
+
+// freeze stops one by SIGSTOP: its partitions go to the other job and Redis loses
+// everything before it wakes up and goes on with what it believed.
+func (x *chaos) freeze(kind string, i int) {
+	x.t.Helper()
+	x.fleet.settle()
+	d := x.fleet.slots[kind][i]
+	signal := func(sig syscall.Signal) {
+		if err := d.Signal(sig); err != nil {
+			x.t.Fatalf("%s: %v\n%s", d.name, err, d.log.tail(4000))
+		}
+	}
+	signal(syscall.SIGSTOP)
+	x.wait(8 * time.Second)
+	if _, err := x.redis.do(x.redis.master, "FLUSHALL"); err != nil {
+		x.t.Fatal(err)
+	}
+	x.wait(4 * time.Second)
+	signal(syscall.SIGCONT)
 }
 
 // mayKill kills one beyond the plan.
