@@ -276,8 +276,13 @@ func (f *follower) event(ctx context.Context, e *event) error {
 	}
 	if e.standings {
 		f.asking = false
-		if err := f.stand(ctx, e.stand); err != nil {
-			return err
+		switch e.failed {
+		case 0, 400, 403, 404, 501: // those above 0 stay so: the user stands nowhere
+			if err := f.stand(ctx, e.stand); err != nil {
+				return err
+			}
+		default:
+			f.retry()
 		}
 	}
 	if e.synced {
@@ -293,7 +298,7 @@ func (f *follower) event(ctx context.Context, e *event) error {
 
 // ask asks where the user stands in timelines that this device does not know.
 func (f *follower) ask() error {
-	if f.asking {
+	if f.asking || f.pausing {
 		return nil
 	}
 	body := ackBody{Reply: true}
@@ -403,12 +408,20 @@ func (f *follower) synced(ctx context.Context, e *event) error {
 		}
 		stuck = stuck || l.at == l.asked && l.behind()
 	}
-	if stuck && !f.pausing {
-		f.pausing = true
-		c := f.c
-		time.AfterFunc(retryPause, func() { c.queue.force(Message{event: &event{again: true}}) })
+	if stuck {
+		f.retry()
 	}
 	return nil
+}
+
+// retry asks again after a pause.
+func (f *follower) retry() {
+	if f.pausing {
+		return
+	}
+	f.pausing = true
+	c := f.c
+	time.AfterFunc(retryPause, func() { c.queue.force(Message{event: &event{again: true}}) })
 }
 
 // page takes the numbers of one page: everything up to Next was sent before

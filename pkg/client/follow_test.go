@@ -31,6 +31,7 @@ type shelf struct {
 	published map[string]int
 	fail      int // 2: the next publish is lost with its connection, the one after it is to be tried again
 	behind    int // of the next syncs are answered "later"
+	noStand   int // of the next questions where the user stands, too
 }
 
 func newShelf(t *testing.T) *shelf {
@@ -165,6 +166,10 @@ func (s *shelf) answer(p *clienttest.Peer, req wire.Packet) error {
 	case wire.OpAck:
 		if err := json.Unmarshal(req.Body, &body); err != nil {
 			return err
+		}
+		if body.Reply && s.noStand > 0 {
+			s.noStand--
+			return p.Write(reply(wire.OpAckReply, req.Seq, map[string]any{"code": 503, "reason": "later"}))
 		}
 		var stand []map[string]any
 		for _, a := range body.Acks {
@@ -337,6 +342,20 @@ func TestGoneMessagesAndPagesThatComeLater(t *testing.T) {
 	s.add("u:7", "j")
 	s.push("u:7", 10)
 	r.expect(t, "u:7", []string{"a", "c", "h", "j"})
+}
+
+// Symptom: a new device began its inbox at the begin, and skipped what a room
+// had above the user's cursor, when the server could not say just then where
+// the user stands. Cause: a refusal was read as "nowhere".
+func TestWhereTheUserStandsIsAskedAgain(t *testing.T) {
+	s := newShelf(t)
+	s.noStand = 2
+	s.add("u:7", numbered(1, 8)...)
+	s.add("r:live://1", numbered(1, 8)...)
+	s.acked["u:7"], s.acked["r:live://1"] = 5, 6
+	r := s.read(t, client.Config{}, true)
+	r.expect(t, "u:7", numbered(6, 8))
+	r.expect(t, "r:live://1", numbered(7, 8))
 }
 
 func TestRoomsBeginWhenTheyAreEntered(t *testing.T) {

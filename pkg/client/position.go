@@ -109,7 +109,7 @@ type event struct {
 	synced bool // a sync was answered; pages, or failed
 	resume bool // it was the one of the auth packet
 	pages  []page
-	failed int // code
+	failed int // code of either answer
 
 	standings bool // the question where the user stands was answered
 	stand     []standing

@@ -207,8 +207,11 @@ func syncEvent(body []byte) *event {
 
 func standingsEvent(body []byte) *event {
 	var reply struct {
+		refusalBody
 		Cursors []standing `json:"cursors"`
 	}
-	_ = json.Unmarshal(body, &reply) // nothing: the user stands nowhere
-	return &event{standings: true, stand: reply.Cursors}
+	if err := json.Unmarshal(body, &reply); err != nil {
+		return &event{standings: true, failed: 500}
+	}
+	return &event{standings: true, stand: reply.Cursors, failed: reply.Code}
 }
