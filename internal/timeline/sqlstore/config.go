@@ -97,6 +97,9 @@ func parse(c *Config) (location, error) {
 	// Values are put into the text of a query by the driver: one round trip
 	// instead of three.
 	m.InterpolateParams = true
+	m.MultiStatements = false
+	// Write tells new rows from those that are there by how many were changed.
+	m.ClientFoundRows = false
 	m.Timeout = c.DialWithin
 	if m.Params == nil {
 		m.Params = map[string]string{}

@@ -44,3 +44,17 @@ func TestDSN(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 }
+
+// Symptom: with clientFoundRows=true in the DSN a position that has another
+// message was not noticed, and the row that was refused counted as archived.
+// Cause: rows that are there already are told from new ones by the number of
+// rows that the server says it changed.
+func TestTheDSNCannotHideConflicts(t *testing.T) {
+	at, err := parse(&Config{DSN: "mysql://u@db/perseid?clientFoundRows=true&multiStatements=true"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at.mysql.ClientFoundRows || at.mysql.MultiStatements {
+		t.Errorf("%+v", at.mysql)
+	}
+}

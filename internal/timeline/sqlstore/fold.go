@@ -1,9 +1,11 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/timeline"
@@ -146,8 +148,8 @@ func loadSeeds(ctx context.Context, tx *sql.Tx, tls []message.Timeline, seeds []
 			return err
 		}
 		seed := &seeds[i]
-		if seed.Top == 0 {
-			*seed = timeline.Seed{Epoch: epoch, Floor: floor, Top: seq, Off: at}
+		if seq > seed.Top {
+			seed.Epoch, seed.Floor, seed.Top, seed.Off = epoch, floor, seq, at
 		}
 		recent := timeline.RecentID{Seq: seq}
 		copy(recent.ID[:], id)
@@ -163,10 +165,8 @@ func loadSeeds(ctx context.Context, tx *sql.Tx, tls []message.Timeline, seeds []
 	return nil
 }
 
-// oldestFirst sorts what came newest first; a compound query promises no order
-// among its parts, but each row comes with its number.
+// oldestFirst sorts: a compound query promises no order, not among its parts
+// and not in what is selected from an ordered one.
 func oldestFirst(seed *timeline.Seed) {
-	for i, j := 0, len(seed.IDs)-1; i < j; i, j = i+1, j-1 {
-		seed.IDs[i], seed.IDs[j] = seed.IDs[j], seed.IDs[i]
-	}
+	slices.SortFunc(seed.IDs, func(a, b timeline.RecentID) int { return cmp.Compare(a.Seq, b.Seq) })
 }
