@@ -48,7 +48,7 @@ func (l *library) begin() (end func(), err error) {
 
 func (l *library) page(tl message.Timeline, after uint64, limit timeline.Limit) Page {
 	all := l.entries[tl]
-	p := timeline.Page{Timeline: tl, Epoch: 1, Top: uint64(len(all))}
+	p := timeline.Page{Timeline: tl, Epoch: 1, Top: uint64(len(all)), Next: min(after, uint64(len(all)))}
 	for _, e := range all[min(after, uint64(len(all))):] {
 		if limit.Entries > 0 && len(p.Entries) == limit.Entries {
 			p.HasMore = true

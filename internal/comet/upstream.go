@@ -157,10 +157,14 @@ func (b *Bucket) startSync(s *Session, cursors []timeline.Cursor, entries, bytes
 	})
 }
 
-// limit bounds pages that are answered together: what a client gets at once
-// has to fit into its outbox.
+// atOnce is about how much a client gets at once of what it asks for: the other
+// half of its outbox is for pushes, which would find it too slow.
+func (b *Bucket) atOnce() int { return min(timeline.MaxPageBytes, b.gateway.cfg.OutboxBytes/2) }
+
+// limit bounds pages that are answered together; writePages cuts what more of
+// them would give.
 func (b *Bucket) limit(entries, bytes uint32, pages int) timeline.Limit {
-	most := min(timeline.MaxPageBytes, b.gateway.cfg.OutboxBytes) / min(pages, 8)
+	most := b.atOnce() / min(pages, 8)
 	l := timeline.Limit{Entries: int(min(entries, timeline.MaxPageEntries)), Bytes: int(min(bytes, timeline.MaxPageBytes))}
 	if l.Bytes == 0 || l.Bytes > most {
 		l.Bytes = most
@@ -207,6 +211,10 @@ func (b *Bucket) writePages(s *Session, pages []Page, reply wire.Header, seq int
 				continue
 			}
 			m := &entry.Message
+			if seq == 0 && len(raw) > 0 && len(raw)+len(m.Body) > b.atOnce() { // of a history there is one page, which fits
+				body.Pages[i].Next, body.Pages[i].HasMore = entry.Seq-1, true
+				break
+			}
 			raw = wire.AppendPositioned(raw, wire.Header{Ver: wire.V2, Op: m.Op, Seq: seq}, &wire.Position{
 				Seq: entry.Seq, Epoch: page.Epoch, AcceptedMS: m.AcceptedMS, MsgID: m.ID, Timeline: name, Sender: m.Sender,
 			}, m.Body)

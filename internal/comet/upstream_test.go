@@ -2,6 +2,7 @@ package comet
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -72,7 +73,7 @@ func TestSyncPages(t *testing.T) {
 	}
 	// What is asked for is bounded before it goes to logic.
 	f.ask(c, wire.OpSync, 6, `{"cursors":[{"tl":"u:1"}],"limit":4000000000,"max_bytes":4000000000}`)
-	if l := f.logic.syncs[len(f.logic.syncs)-1].Limit; l.Entries != timeline.MaxPageEntries || l.Bytes != timeline.MaxPageBytes {
+	if l := f.logic.syncs[len(f.logic.syncs)-1].Limit; l.Entries != timeline.MaxPageEntries || l.Bytes != DefaultConfig().OutboxBytes/2 {
 		t.Errorf("limit %+v", l)
 	}
 	f.logic.away = errors.New("Redis is away")
@@ -82,6 +83,55 @@ func TestSyncPages(t *testing.T) {
 	f.logic.away, f.logic.off = nil, true
 	if got := f.ask(c, wire.OpSync, 8, ""); got != `{"code":501,"reason":"not_supported"}` {
 		t.Errorf("nothing stored: %s", got)
+	}
+}
+
+// Symptom: a client that asked for many timelines got up to 1 MiB at once, and
+// was closed as too slow by the next push or reply, since that is four times
+// what may wait for it; on a slow network again and again. Cause: the bound of
+// a page assumed eight pages at most, and left no room for a push.
+func TestSyncOfManyTimelinesLeavesRoomForPushes(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	var rooms []string
+	for i := range 20 {
+		rooms = append(rooms, fmt.Sprintf("live://%d", i))
+		for range 4 {
+			f.logic.add(message.ToRoom(rooms[i]).Timeline(), storedChat(strings.Repeat("x", 16<<10)))
+		}
+	}
+	c := f.connect(f.buckets[0], 2, `{"mid":1}`)
+	after, messages := map[string]uint64{}, 0
+	for seq := int32(2); messages < 80; seq++ {
+		if seq > 20 {
+			t.Fatalf("%d messages", messages)
+		}
+		var cursors []string
+		for _, room := range rooms {
+			cursors = append(cursors, fmt.Sprintf(`{"tl":"r:%s","epoch":1,"after":%d}`, room, after[room]))
+		}
+		c.mu.Lock()
+		c.written.Reset()
+		c.mu.Unlock()
+		f.send(c, 2, wire.OpSync, seq, `{"cursors":[`+strings.Join(cursors, ",")+`]}`)
+		waitFor(t, "the reply", func() bool { return len(c.bodies(t, wire.OpSyncReply)) == 1 })
+		if n := c.written.Len(); n > f.g.cfg.OutboxBytes*3/4 {
+			t.Fatalf("%d bytes at once", n)
+		}
+		got := map[string]uint64{}
+		for _, at := range c.positions(t) {
+			got[strings.TrimPrefix(strings.Fields(at)[0], "r:")]++
+			messages++
+		}
+		var reply pagesReply
+		if err := json.Unmarshal([]byte(c.bodies(t, wire.OpSyncReply)[0]), &reply); err != nil {
+			t.Fatal(err)
+		}
+		for i, p := range reply.Pages {
+			if want := after[rooms[i]] + got[rooms[i]]; p.Next != want || p.HasMore != (p.Next < 4) || p.Top != 4 {
+				t.Fatalf("%+v, %d were sent", p, want)
+			}
+			after[rooms[i]] = p.Next
+		}
 	}
 }
 
