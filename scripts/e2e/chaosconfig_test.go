@@ -25,6 +25,7 @@ type chaosConfig struct {
 	redis      int // restarts with AOF, restarts empty, failovers, each
 	flushes    int
 	frozen     int // of job and of logic, each: stopped by SIGSTOP for longer than a session of Kafka
+	together   int // of several faults at one moment, each
 	kafka      int // restarts of the broker
 	mariadb    int // times that it is away
 	away       int // seconds that MariaDB is away, the last time
@@ -35,17 +36,17 @@ type chaosConfig struct {
 func chaosSettings(t *testing.T) chaosConfig {
 	t.Helper()
 	words := strings.Fields(os.Getenv("PERSEID_TEST_CHAOS"))
-	c := chaosConfig{seed: 1, producers: 20, publishers: 4, inboxes: 30, rooms: 4, clients: 60, rate: 100, kills: 1, redis: 1, flushes: 1, gap: 1000}
+	c := chaosConfig{seed: 1, producers: 20, publishers: 4, inboxes: 30, rooms: 4, clients: 60, rate: 100, kills: 1, redis: 1, flushes: 1, together: 1, gap: 1000}
 	if len(words) > 0 && words[0] == "long" {
 		words = words[1:]
 		c = chaosConfig{
 			long: true, seed: 1, producers: 50, publishers: 10, inboxes: 100, rooms: 10, clients: 200, rate: 100,
-			kills: 20, redis: 3, flushes: 1, frozen: 2, kafka: 2, mariadb: 2, away: 120, gap: 4000, report: "results/chaos.md",
+			kills: 20, redis: 3, flushes: 1, frozen: 2, together: 2, kafka: 2, mariadb: 2, away: 120, gap: 4000, report: "results/chaos.md",
 		}
 	}
 	numbers := map[string]*int{
 		"seed": &c.seed, "producers": &c.producers, "publishers": &c.publishers, "inboxes": &c.inboxes, "rooms": &c.rooms,
-		"clients": &c.clients, "rate": &c.rate, "kills": &c.kills, "redis": &c.redis, "flushes": &c.flushes, "frozen": &c.frozen, "kafka": &c.kafka,
+		"clients": &c.clients, "rate": &c.rate, "kills": &c.kills, "redis": &c.redis, "flushes": &c.flushes, "frozen": &c.frozen, "together": &c.together, "kafka": &c.kafka,
 		"mariadb": &c.mariadb, "away": &c.away, "gap": &c.gap,
 	}
 	for _, w := range words {

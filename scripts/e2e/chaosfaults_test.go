@@ -12,7 +12,7 @@ import (
 	"github.com/perseid-im/perseid/internal/testdeps"
 )
 
-// fleet is two of each daemon, of which one at a time is killed.
+// fleet is two of each daemon.
 type fleet struct {
 	c     *cluster
 	slots map[string][]*seat
@@ -102,16 +102,19 @@ func (f *fleet) any(kind string) func() string {
 	}
 }
 
-// kill ends one by SIGKILL and launches another one under its name.
-func (f *fleet) kill(kind string, i int) {
+// kill ends some of a kind by SIGKILL and launches others under their names.
+func (f *fleet) kill(kind string, which ...int) {
 	f.c.t.Helper()
 	f.settle(kind)
-	d := f.slots[kind][i]
-	if err := d.Signal(syscall.SIGKILL); err != nil {
-		f.c.t.Fatalf("%s was dead already: %v\n%s", d.name, err, d.log.tail(4000))
+	for _, i := range which {
+		if d := f.slots[kind][i]; d.Signal(syscall.SIGKILL) != nil {
+			f.c.t.Fatalf("%s was dead already\n%s", d.name, d.log.tail(4000))
+		}
 	}
-	_ = d.Wait()
-	f.slots[kind][i] = f.launch(kind, i)
+	for _, i := range which {
+		_ = f.slots[kind][i].Wait() // says that it was killed
+		f.slots[kind][i] = f.launch(kind, i)
+	}
 }
 
 // chaos is the faults of a run.
@@ -146,6 +149,12 @@ func (x *chaos) plan() []string {
 	add(x.cfg.flushes, "Redis flushed")
 	add(x.cfg.frozen, "freeze job for 12 s")
 	add(x.cfg.frozen, "freeze logic for 12 s")
+	for _, fault := range []string{
+		"together: both jobs", "together: both logics", "together: both comets",
+		"together: job, and Redis restarted empty", "together: job and logic, and Redis failed over",
+	} {
+		add(x.cfg.together, fault)
+	}
 	add(x.cfg.kafka, "Kafka broker killed and restarted")
 	add(max(x.cfg.mariadb-1, 0), "MariaDB away for 10 s")
 	x.r.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
@@ -187,14 +196,14 @@ func (x *chaos) do(fault string) {
 	case isFreeze:
 		kind, _, _ := strings.Cut(frozen, " ")
 		x.freeze(kind, x.r.IntN(2))
+	case strings.HasPrefix(fault, "together: "):
+		x.together(strings.TrimPrefix(fault, "together: "))
 	case fault == "Redis restarted with AOF":
 		x.redis.restart(false)
 	case fault == "Redis restarted empty":
 		x.redis.restart(true)
 	case fault == "Redis failed over to a replica behind":
-		was := x.redis.lost
-		x.redis.failover(func() { x.load.more(x.t, 20, 90*time.Second) })
-		x.say("  the failover lost %d bytes of acknowledged writes", x.redis.lost-was)
+		x.failover(func() {})
 	case fault == "Redis flushed":
 		if _, err := x.redis.do(x.redis.master, "FLUSHALL"); err != nil {
 			x.t.Fatal(err)
@@ -218,6 +227,39 @@ func (x *chaos) do(fault string) {
 		x.fleet.settle()
 	default:
 		x.t.Fatalf("no such fault: %s", fault)
+	}
+}
+
+// failover loses what at least 20 requests wrote, and does more at that moment.
+func (x *chaos) failover(more func()) {
+	x.t.Helper()
+	was := x.redis.lost
+	x.redis.failover(func() {
+		x.load.more(x.t, 20, 90*time.Second)
+		more()
+	})
+	x.say("  the failover lost %d bytes of acknowledged writes", x.redis.lost-was)
+}
+
+// together does several faults before the first of them is healed.
+func (x *chaos) together(what string) {
+	x.t.Helper()
+	x.fleet.settle()
+	one := x.r.IntN(2)
+	switch what {
+	case "both jobs", "both logics", "both comets":
+		kind := strings.TrimSuffix(strings.TrimPrefix(what, "both "), "s")
+		x.fleet.kill(kind, 0, 1)
+	case "job, and Redis restarted empty":
+		x.fleet.kill("job", one)
+		x.redis.restart(true)
+	case "job and logic, and Redis failed over":
+		x.failover(func() {
+			x.fleet.kill("job", one)
+			x.fleet.kill("logic", 1-one)
+		})
+	default:
+		x.t.Fatalf("no such fault: %s", what)
 	}
 }
 
