@@ -396,7 +396,7 @@ func (f *follower) synced(ctx context.Context, e *event) error {
 			l.blocked = true
 		}
 	}
-	stuck := e.failed != 0
+	stuck, moved := false, false
 	for i := range e.pages {
 		l := f.lines[e.pages[i].Timeline]
 		if l == nil {
@@ -406,9 +406,11 @@ func (f *follower) synced(ctx context.Context, e *event) error {
 		if err := f.page(ctx, l, &e.pages[i]); err != nil {
 			return err
 		}
+		moved = moved || l.at != l.asked
 		stuck = stuck || l.at == l.asked && l.behind()
 	}
-	if stuck {
+	// An answer has a bound: a page may wait for those before it.
+	if e.failed != 0 || stuck && !moved {
 		f.retry()
 	}
 	return nil

@@ -31,6 +31,7 @@ type shelf struct {
 	published map[string]int
 	fail      int // 2: the next publish is lost with its connection, the one after it is to be tried again
 	behind    int // of the next syncs are answered "later"
+	most      int // entries of one answer; 0 = no bound
 	noStand   int // of the next questions where the user stands, too
 }
 
@@ -84,6 +85,7 @@ type cursor struct {
 
 // pages are packets and numbers.
 func (s *shelf) pages(cursors []cursor) (out []byte, pages []map[string]any) {
+	sent := 0
 	for _, c := range cursors {
 		if s.behind > 0 {
 			s.behind--
@@ -100,6 +102,10 @@ func (s *shelf) pages(cursors []cursor) (out []byte, pages []map[string]any) {
 			after, page["truncated"] = s.floor, true
 		}
 		next := min(after+uint64(s.page), top)
+		if s.most > 0 {
+			next = min(next, after+uint64(max(s.most-sent, 0)))
+			sent += int(next - after)
+		}
 		for seq := after + 1; seq <= next; seq++ {
 			if s.entries[c.Timeline][seq-1] != "" {
 				out = append(out, s.packet(c.Timeline, seq)...)
@@ -356,6 +362,21 @@ func TestWhereTheUserStandsIsAskedAgain(t *testing.T) {
 	r := s.read(t, client.Config{}, true)
 	r.expect(t, "u:7", numbered(6, 8))
 	r.expect(t, "r:live://1", numbered(7, 8))
+}
+
+// Symptom: a client that was behind in several timelines paused for a second
+// after every answer. Cause: an answer has a bound over all its pages, and the
+// pages behind it, which give nothing, were taken for a server that cannot.
+func TestPagesBehindTheBoundOfAnAnswer(t *testing.T) {
+	s := newShelf(t)
+	s.page, s.most = 10, 10
+	all := numbered(1, 300)
+	s.add("u:7", all...)
+	s.add("r:live://1", all...)
+	s.acked["r:live://1"] = 1
+	r := s.read(t, client.Config{}, true)
+	r.expect(t, "u:7", all)
+	r.expect(t, "r:live://1", all[1:])
 }
 
 func TestRoomsBeginWhenTheyAreEntered(t *testing.T) {
