@@ -34,8 +34,9 @@ type Bucket struct {
 	walking  []*Room     // rooms with rounds, served in turn
 	alarm    *time.Timer // wakes the loop when all of them rest
 	alls     []*allWalk
-	backlog  int // bytes of rounds, and of pushes to all that are not paced
-	paced    int // bytes of pushes to all that are, or wait behind one that is
+	backlog  int  // bytes of rounds, and of pushes to all that are not paced
+	paced    int  // bytes of pushes to all that are, or wait behind one that is
+	gather   bool // several rooms are walked: a member of two gets one write
 	dirty    []*Session
 	sent     []*packets // free again after the flush
 	spare    []*packets
@@ -148,15 +149,14 @@ func (b *Bucket) turn() {
 			b.protect(nil, func() { b.apply(batch) })
 		}
 	}
+	if b.walkAll() {
+		more = true
+	}
 	b.flush()
 	for i, batch := range b.batches {
 		batch.d.release()
 		b.batches[i] = nil
 	}
-	if b.walkAll() {
-		more = true
-	}
-	b.flush()
 	// The mailbox wakes nobody until it was drained empty.
 	if behind && b.backlog < b.gateway.cfg.BacklogBytes {
 		more = true
@@ -179,6 +179,7 @@ func (b *Bucket) askAgain() {
 // room whose next round has to wait keeps its place for nothing.
 func (b *Bucket) walkAll() (more bool) {
 	budget := b.gateway.cfg.TurnWrites
+	b.gather = len(b.walking) > 1
 	now := time.Now()
 	wait := time.Duration(0) // until the first of the rooms that rest may go on
 	for resting := 0; budget > 0 && resting < len(b.walking); {

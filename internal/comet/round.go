@@ -226,7 +226,13 @@ func (b *Bucket) writeRound(s *Session, rd *round) {
 		rd.delivered++ // nothing was for it
 		return
 	}
-	switch b.write(s, run.encoded(s.form())) {
+	var o Outcome
+	if b.gather {
+		o = b.push(s, run.encoded(s.form()))
+	} else {
+		o = b.write(s, run.encoded(s.form()))
+	}
+	switch o {
 	case Delivered:
 		rd.delivered++
 	case Slow:

@@ -175,3 +175,21 @@ func TestMergeWindowsAreChecked(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 }
+
+// What meets in one turn leaves in one write, also from two rooms and a push
+// to the session itself.
+func TestRoomsAndUnicastOfATurnAreOneWrite(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	c := f.connect(f.buckets[0], 2, `{"key":"a","room_id":"live://1","accepts":[1000]}`)
+	f.send(c, 2, wire.OpJoin, 2, `{"rooms":["live://2"]}`)
+	waitFor(t, "the join", func() bool { return len(c.bodies(t, wire.OpJoinReply)) == 1 })
+	writes := 0
+	c.mu.Lock()
+	c.onWrite = func() { writes++ }
+	c.mu.Unlock()
+	f.result(f.dispatch(Push{Op: 1000, Sessions: []uint64{c.session.id}, Body: []byte("for one")},
+		Push{Op: 1000, Room: roomOne, Body: []byte("one")}, Push{Op: 1000, Room: "live://2", Body: []byte("two")}))
+	if got := c.bodies(t, 1000); !slices.Equal(got, []string{"for one", "one", "two"}) || writes != 1 {
+		t.Errorf("%q in %d writes, want all three in one", got, writes)
+	}
+}
