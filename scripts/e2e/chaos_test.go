@@ -44,6 +44,11 @@ func TestStoredMessagesUnderFaults(t *testing.T) {
 		sqlAddr = testdeps.MariaDB(t)
 	}
 	dsn := testdeps.Database(sqlAddr)
+	db, err := sql.Open("mysql", fmt.Sprintf("root@tcp(%s)%s", sqlAddr, dsn[strings.LastIndexByte(dsn, '/'):]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
 	c.settings = map[string][]string{
 		"logic": {"archive.dsn=" + dsn, "redis.addr=" + pair.front.addr()},
 		"comet": {"comet.tops_period=3s"},
@@ -73,11 +78,11 @@ func TestStoredMessagesUnderFaults(t *testing.T) {
 	x.load.finish(t, 2*time.Minute)
 	loaded := time.Since(x.began)
 	x.say("the last one is accepted")
-	healed := x.converge(fs, 3*time.Minute)
+	healed := x.converge(fs, db, 3*time.Minute)
 	x.say("everybody has everything: %v", healed)
 	fs.close()
 
-	run := x.collect(fs, sqlAddr, dsn[strings.LastIndexByte(dsn, '/')+1:])
+	run := x.collect(fs, db)
 	report := oracle.Check(run)
 	for _, v := range report.Violations {
 		t.Errorf("%s: %s", v.Rule, v.What)
@@ -110,13 +115,24 @@ func TestStoredMessagesUnderFaults(t *testing.T) {
 	}
 }
 
-// converge waits until every application has what was accepted.
-func (x *chaos) converge(fs *followers, within time.Duration) error {
+// converge waits until every application and SQL have what was accepted. A
+// message may be with an application before its row is written.
+func (x *chaos) converge(fs *followers, db *sql.DB, within time.Duration) error {
+	accepted, total := x.load.counts(), 0
+	for _, n := range accepted {
+		total += n
+	}
 	deadline := time.Now().Add(within)
-	tick := time.NewTicker(50 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := fs.missing(x.load.counts())
+		err := fs.missing(accepted)
+		if err == nil {
+			rows := 0
+			if err = db.QueryRowContext(x.t.Context(), "SELECT COUNT(*) FROM message").Scan(&rows); err == nil && rows < total {
+				err = fmt.Errorf("%d rows of %d are in SQL", rows, total)
+			}
+		}
 		if err == nil || time.Now().After(deadline) {
 			return err
 		}
@@ -138,7 +154,7 @@ func (x *chaos) stopped(t *testing.T) (sum float64) {
 }
 
 // collect gathers what the oracle judges.
-func (x *chaos) collect(fs *followers, sqlAddr, database string) *oracle.Run {
+func (x *chaos) collect(fs *followers, db *sql.DB) *oracle.Run {
 	x.t.Helper()
 	ctx, cancel := context.WithTimeout(x.t.Context(), time.Minute)
 	defer cancel()
@@ -146,19 +162,14 @@ func (x *chaos) collect(fs *followers, sqlAddr, database string) *oracle.Run {
 	for _, f := range fs.all {
 		run.Clients = append(run.Clients, f.seen)
 	}
-	if err := errors.Join(fromSQL(ctx, run, sqlAddr, database), fromRedis(ctx, run, x.redis.servers[x.redis.master].Addr, x.cfg)); err != nil {
+	if err := errors.Join(fromSQL(ctx, run, db), fromRedis(ctx, run, x.redis.servers[x.redis.master].Addr, x.cfg)); err != nil {
 		x.t.Fatal(err)
 	}
 	return run
 }
 
 // fromSQL reads the tables by themselves, without the product's code.
-func fromSQL(ctx context.Context, run *oracle.Run, addr, database string) error {
-	db, err := sql.Open("mysql", fmt.Sprintf("root@tcp(%s)/%s", addr, database))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = db.Close() }()
+func fromSQL(ctx context.Context, run *oracle.Run, db *sql.DB) error {
 	rows, err := db.QueryContext(ctx, "SELECT tl, epoch, seq, msg_id FROM message")
 	if err != nil {
 		return err
