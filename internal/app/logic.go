@@ -12,6 +12,8 @@ import (
 
 	kregistry "github.com/go-kratos/kratos/v2/registry"
 
+	"github.com/perseid-im/perseid/internal/hotrooms"
+	"github.com/perseid-im/perseid/internal/hotrooms/redishot"
 	"github.com/perseid-im/perseid/internal/logic"
 	logicgrpc "github.com/perseid-im/perseid/internal/logic/grpcapi"
 	"github.com/perseid-im/perseid/internal/logic/httpapi"
@@ -36,6 +38,7 @@ type LogicConfig struct {
 	Window    redistore.Config      `toml:"window" doc:"the Redis that keeps positions and the newest stored messages"`
 	Archive   sqlstore.Config       `toml:"archive" doc:"the database that keeps stored messages for good"`
 	Retention sqlstore.RetainConfig `toml:"retention" doc:"how long the archive keeps messages"`
+	HotRooms  hotrooms.Config       `toml:"hot_rooms" doc:"in which rooms most people talk; the same for all logics"`
 	Offline   offlinehttp.Config    `toml:"offline_push" doc:"who is told of stored messages that nobody took"`
 	Kafka     kafkastream.Config    `toml:"kafka" doc:"the log of pushes; the same for logic and job"`
 	Registry  registry.Config       `toml:"registry" doc:"where the other nodes are"`
@@ -70,6 +73,7 @@ func DefaultLogicConfig() LogicConfig {
 		Window:    redistore.DefaultConfig(),
 		Archive:   sqlstore.DefaultConfig(),
 		Retention: sqlstore.DefaultRetainConfig(),
+		HotRooms:  hotrooms.DefaultConfig(),
 		Offline:   offlinehttp.DefaultConfig(),
 		Kafka:     kafkastream.DefaultConfig(),
 		Registry:  registry.DefaultConfig(),
@@ -114,6 +118,7 @@ type logicParts struct {
 	producer  *kafkastream.Producer
 	timelines *timelineParts
 	offline   *logic.OfflinePush // nil = off
+	hot       *hotrooms.Tracker
 	core      *logic.Core
 	http      *httpapi.Server
 	rpc       *logicgrpc.Server
@@ -148,8 +153,11 @@ func newLogicParts(cfg LogicConfig, p *process, dir registry.Directory) (*logicP
 	if l.offline, err = newOfflinePush(cfg, l, p); err != nil {
 		return nil, err
 	}
+	if l.hot, err = hotrooms.New(cfg.HotRooms, hotrooms.Deps{Store: redishot.New(l.timelines.window), Logger: p.log, Metrics: p.metrics, Now: time.Now}); err != nil {
+		return nil, err
+	}
 	if l.core, err = logic.New(cfg.Logic, logic.Deps{
-		Presence: l.presence, Log: l.producer, Broadcasts: l.presence, Timelines: &l.timelines.late, Requests: l.timelines.window, Offline: l.offline, Logger: p.log, Metrics: p.metrics, Now: time.Now,
+		Presence: l.presence, Log: l.producer, Broadcasts: l.presence, Timelines: &l.timelines.late, Requests: l.timelines.window, Offline: l.offline, HotRooms: l.hot, Logger: p.log, Metrics: p.metrics, Now: time.Now,
 	}); err != nil {
 		return nil, err
 	}
@@ -202,6 +210,12 @@ func (l *logicParts) stages() []stage {
 		},
 		l.timelines.stage(l.p),
 		offlineStage(l),
+		{
+			name:   "hot rooms",
+			start:  l.hot.Start,
+			stop:   l.hot.Close,
+			budget: 5 * time.Second,
+		},
 		{
 			name:  "logic core",
 			start: l.core.Start,

@@ -136,9 +136,6 @@ func (t *Tracker) Top(limit int) Ranking {
 // Window is how long a speaker counts.
 func (t *Tracker) Window() time.Duration { return t.cfg.Window }
 
-// Most is the most rooms that Top answers.
-func (t *Tracker) Most() int { return t.cfg.Rooms }
-
 // Start begins to count, until Close.
 func (t *Tracker) Start(ctx context.Context) error {
 	t.life.Lock()

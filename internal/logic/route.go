@@ -64,6 +64,7 @@ func (c *Core) RouteStored(ctx context.Context, f timeline.Fold, items []StoredQ
 	if err != nil {
 		return Routed{}, false, err
 	}
+	c.noteSpeakers(batch.Records[:len(appended.Records)])
 	answered, next := len(items), 0
 	for i := range items {
 		if items[i].Stored == nil {

@@ -62,7 +62,7 @@ func FuzzQuery(f *testing.F) {
 			}
 		}
 		for _, route := range []struct{ method, path string }{
-			{"GET", "/v1/messages"}, {"POST", "/v1/messages/revoke"}, {"GET", "/v1/users/1/rooms"}, {"GET", "/v1/users/1/unread"},
+			{"GET", "/v1/messages"}, {"GET", "/v1/rooms/hot"}, {"POST", "/v1/messages/revoke"}, {"GET", "/v1/users/1/rooms"}, {"GET", "/v1/users/1/unread"},
 			{"POST", "/v1/users/1/hide"}, {"POST", "/v1/users/1/clear"}, {"GET", "/v1/rooms/a/b/members"}, {"POST", "/v1/rooms/a/b/members"}, {"DELETE", "/v1/rooms/a/b/members"},
 		} {
 			w := ask(t, route.method, route.path, query, body)

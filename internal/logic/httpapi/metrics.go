@@ -16,7 +16,7 @@ type metrics struct {
 
 func newMetrics(m *obs.Metrics) metrics {
 	routes := []string{
-		pathPush, pathBroadcasts, pathBroadcast, pathMembers, pathRoomsOf, pathUnread, pathHide, pathClear, pathMessages, pathRevoke,
+		pathPush, pathBroadcasts, pathBroadcast, pathMembers, pathRoomsOf, pathUnread, pathHide, pathClear, pathMessages, pathRevoke, pathHotRooms,
 		pathPushKeys, pathPushMids, pathPushRoom, pathPushAll,
 		pathOnlineTop, pathOnlineRoom, pathOnlineTotal,
 		pathNodesWeighted, pathNodesInstances, "other",

@@ -128,6 +128,7 @@ const (
 	pathUnread         = "/v1/users/{mid}/unread"
 	pathHide           = "/v1/users/{mid}/hide"
 	pathClear          = "/v1/users/{mid}/clear"
+	pathHotRooms       = "/v1/rooms/hot"
 	pathMessages       = "/v1/messages"
 	pathRevoke         = "/v1/messages/revoke"
 )
@@ -168,7 +169,7 @@ func methodsOf(path string) (methods string, ok bool) {
 	switch routeOf(path) {
 	case pathPushKeys, pathPushMids, pathPushRoom, pathPushAll, pathPush, pathRevoke, pathHide, pathClear:
 		return http.MethodPost, true
-	case pathOnlineTop, pathOnlineRoom, pathOnlineTotal, pathNodesWeighted, pathNodesInstances, pathBroadcasts, pathRoomsOf, pathUnread, pathMessages:
+	case pathOnlineTop, pathOnlineRoom, pathOnlineTotal, pathNodesWeighted, pathNodesInstances, pathBroadcasts, pathRoomsOf, pathUnread, pathMessages, pathHotRooms:
 		return http.MethodGet, true
 	case pathBroadcast:
 		return http.MethodGet + ", " + http.MethodDelete, true
@@ -197,6 +198,7 @@ func (s *Server) routes() {
 		pathUnread:         s.limited(s.unread, v1Busy),
 		pathHide:           s.limited(s.hide, v1Busy),
 		pathClear:          s.limited(s.clear, v1Busy),
+		pathHotRooms:       s.limited(s.hotRooms, v1Busy),
 		pathMessages:       s.limited(s.messages, v1Busy),
 		pathRevoke:         s.limited(s.revoke, v1Busy),
 	}
