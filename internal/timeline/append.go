@@ -176,11 +176,41 @@ func (s *Store) seed(ctx context.Context, f Fold, asking []*appending) error {
 			epochs++
 		case a.ask.Seed.Epoch == 0:
 			a.ask.Seed.Epoch = FirstEpoch
+		default:
+			a.ask.Seed.Epoch = requiredEpoch(a.ask.Seed.Epoch, a.ask.Seed.Mode)
 		}
 	}
 	s.metrics.reload.Add(len(asking))
 	s.metrics.epoch.Add(epochs)
 	return nil
+}
+
+// requiredEpoch is the epoch of a required timeline whose last row has this
+// one and this mode. What was best effort before may have shown numbers above
+// its last row, so they are given under another epoch: always the same one,
+// until the first row has it.
+func requiredEpoch(epoch uint32, mode Mode) uint32 {
+	if mode == Required {
+		return epoch
+	}
+	return max(epoch+1, FirstEpoch+1)
+}
+
+// archivedTops are those of the archive as this configuration counts them.
+func (s *Store) archivedTops(ctx context.Context, tls []message.Timeline) ([]ArchiveTop, error) {
+	tops, err := s.archive.Tops(ctx, tls)
+	if err == nil && len(tops) != len(tls) {
+		err = fmt.Errorf("%d tops of %d timelines", len(tops), len(tls))
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i := range tops {
+		if tops[i].Seq > 0 && s.ModeOf(tls[i]) == Required {
+			tops[i].Epoch = requiredEpoch(tops[i].Epoch, tops[i].Mode)
+		}
+	}
+	return tops, nil
 }
 
 // raiseArch tells the window what the archive has of full timelines: rows may
@@ -194,7 +224,7 @@ func (s *Store) raiseArch(ctx context.Context, full []*appending) ([]*appending,
 	for i, a := range full {
 		tls[i] = a.ask.Timeline
 	}
-	tops, err := s.archive.Tops(ctx, tls)
+	tops, err := s.archivedTops(ctx, tls)
 	if err != nil {
 		return nil, fmt.Errorf("archived tops: %w", err)
 	}

@@ -147,7 +147,7 @@ func (s *Store) stands(ctx context.Context, tls []message.Timeline) ([]stand, er
 	if missing == nil {
 		return stands, nil
 	}
-	archived, err := s.archive.Tops(ctx, missing)
+	archived, err := s.archivedTops(ctx, missing)
 	if err != nil {
 		return nil, fmt.Errorf("archived: %w", err)
 	}
@@ -174,7 +174,7 @@ func (s *Store) Find(ctx context.Context, tl message.Timeline, id message.ID) (a
 	if err != nil {
 		return Position{}, false, fmt.Errorf("find in %s: %w", tl, err)
 	}
-	tops, err := s.archive.Tops(ctx, []message.Timeline{tl})
+	tops, err := s.archivedTops(ctx, []message.Timeline{tl})
 	if err != nil {
 		return Position{}, false, fmt.Errorf("find in %s: %w", tl, err)
 	}

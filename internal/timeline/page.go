@@ -195,7 +195,7 @@ func (s *Store) standOf(ctx context.Context, tl message.Timeline, w WindowPage) 
 	if s.ModeOf(tl) == Off {
 		return stand{tl: tl}, nil
 	}
-	tops, err := s.archive.Tops(ctx, []message.Timeline{tl})
+	tops, err := s.archivedTops(ctx, []message.Timeline{tl})
 	if err != nil {
 		return stand{}, fmt.Errorf("archived tops: %w", err)
 	}
@@ -210,7 +210,7 @@ func (s *Store) raiseFloor(ctx context.Context, st *stand, from uint64) error {
 	if !st.live || st.page.First > 0 && st.page.First <= from+1 || from >= st.top || s.ModeOf(st.tl) == Off {
 		return nil
 	}
-	tops, err := s.archive.Tops(ctx, []message.Timeline{st.tl})
+	tops, err := s.archivedTops(ctx, []message.Timeline{st.tl})
 	if err != nil {
 		return fmt.Errorf("archived tops: %w", err)
 	}
@@ -279,6 +279,15 @@ func (s *Store) span(ctx context.Context, st stand, from, to uint64, l Limit) ([
 	if err != nil {
 		return nil, fmt.Errorf("archived entries: %w", err)
 	}
+	if len(entries) > 0 && entries[0].Seq != from+1 && s.ModeOf(st.tl) == Required {
+		tops, err := s.archivedTops(ctx, []message.Timeline{st.tl})
+		if err != nil {
+			return nil, fmt.Errorf("archived tops: %w", err)
+		}
+		if tops[0].Floor > from {
+			return nil, nil // the rows have just gone
+		}
+	}
 	return s.dense(st.tl, entries, from, to), nil
 }
 
@@ -294,15 +303,14 @@ func within(entries []Entry, from, to uint64) []Entry {
 	return entries
 }
 
-// dense fills the holes of a best-effort archive: what is before a row, or
-// everything when there is no row, never got one. A required archive has none.
+// dense fills the holes of a best-effort archive, or of one that was: what is
+// before a row never got one, as rows are written in order; and when there is no
+// row, everything. A required archive has a row for what is above the last one.
 func (s *Store) dense(tl message.Timeline, entries []Entry, from, to uint64) []Entry {
-	if s.ModeOf(tl) == Required {
-		for i := range entries {
-			if entries[i].Seq != from+1+uint64(i) {
-				return entries[:i]
-			}
-		}
+	if len(entries) == 0 && s.ModeOf(tl) == Required {
+		return nil
+	}
+	if n := len(entries); n > 0 && entries[n-1].Seq == from+uint64(n) {
 		return entries
 	}
 	if len(entries) > 0 {

@@ -99,6 +99,7 @@ type Keep struct {
 // Seed is the state of a timeline as the archive has it.
 type Seed struct {
 	Epoch   uint32
+	Mode    Mode   // of the last row; Window does not look at it
 	Top     uint64 // also arch
 	Off     Offset // of the row at Top
 	Floor   uint64
@@ -209,7 +210,7 @@ type FoldArchive interface {
 	// a lock in the same transaction). A row that is there already with the same
 	// id is skipped; with another id it is a *Conflict for Required, and skipped
 	// and counted for BestEffort. The timeline's row is made with the first, and
-	// gets the epoch of the last BestEffort row. At most MaxWriteRows rows.
+	// gets the epoch and the mode of the last row. At most MaxWriteRows rows.
 	Write(ctx context.Context, p Partition, f Fence, rows []Row) (skipped int, err error)
 	// Load returns a seed per timeline, AskedMS not set, from one snapshot in
 	// which f stands (*StaleFence otherwise). A timeline without rows has Top 0
@@ -255,6 +256,7 @@ type ArchiveRead struct {
 // ArchiveTop is what the archive knows of a timeline.
 type ArchiveTop struct {
 	Top
+	Mode  Mode // of the last row
 	Floor uint64
 }
 

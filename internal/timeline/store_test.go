@@ -220,6 +220,79 @@ func TestBestEffortHolesAreLost(t *testing.T) {
 	}
 }
 
+// Symptom: rooms whose type was changed from best_effort to required gave
+// numbers again that had been shown with other messages, and readers were told
+// for ever to ask later at the first row that was never written. Cause: the
+// epoch of the last row was kept, and a required archive was taken to have no
+// holes.
+func TestWhatBecomesRequiredKeepsNoPromiseOfBefore(t *testing.T) {
+	w := newWorld(t, true, func(c *timeline.Config) { c.RoomTypes = map[string]string{"group": "best_effort"} })
+	r := timeline.Reader{Mid: 5, Rooms: []message.Timeline{room}}
+	unarchived := func(n int) {
+		for range n {
+			w.offset++
+			_, err := w.store.Append(w.ctx, timeline.Batch{Fold: w.fold, Records: []timeline.Record{{Offset: w.offset, Timelines: []message.Timeline{room},
+				Message: message.Message{ID: message.ID{1: byte(w.offset), 14: 2}}}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.say(room, 4)
+	unarchived(2)
+	w.say(room, 2)
+	unarchived(3)
+	before := w.page(r, timeline.Cursor{Timeline: room})
+	if before.Top != 11 || before.Next != 11 {
+		t.Fatalf("%+v", before)
+	}
+	err := w.store.Close(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := timeline.DefaultConfig() // every room is required
+	if w.store, err = timeline.NewStore(cfg, w.window, w.archive, timeline.Deps{Log: slog.New(slog.DiscardHandler), Now: time.Now, Random: rand.Reader}); err != nil {
+		t.Fatal(err)
+	}
+	unarchived(1) // shown as 9, where another message was
+	now := w.page(r, timeline.Cursor{Timeline: room, Epoch: before.Epoch, After: 8})
+	if now.Epoch == before.Epoch || !now.Reset || now.Top != 9 {
+		t.Fatalf("%+v", now)
+	}
+	var all []timeline.Entry
+	for p, c := now, (timeline.Cursor{Timeline: room, Epoch: now.Epoch}); ; p = w.page(r, c) {
+		if p.Err != nil || len(p.Entries) == 0 {
+			t.Fatalf("after %d: %+v", c.After, p)
+		}
+		all, c.After = append(all, p.Entries...), p.Next
+		if !p.HasMore {
+			break
+		}
+	}
+	for i, e := range all {
+		if e.Seq != uint64(i+1) || (e.Gone == timeline.Lost) != (e.Seq == 5 || e.Seq == 6) {
+			t.Errorf("entry %d: %+v", i, e)
+		}
+	}
+	// Lost again before anything was archived: the same position once more.
+	w.window.Restart()
+	ahead := timeline.Cursor{Timeline: room, Epoch: now.Epoch, After: 9}
+	if p := w.page(r, ahead); !errors.Is(p.Err, timeline.ErrBehind) {
+		t.Errorf("while it is away: %+v", p)
+	}
+	if w.fold, err = w.store.RaiseFence(w.ctx, w.fold); err != nil {
+		t.Fatal(err)
+	}
+	w.say(room, 1)
+	if p := w.page(r, ahead); p.Err != nil || p.Reset || p.Epoch != now.Epoch || p.Top != 9 {
+		t.Errorf("%+v", p)
+	}
+	w.window.Restart() // and from the row
+	if p := w.page(r, ahead); p.Err != nil || p.Reset || p.Epoch != now.Epoch || p.Top != 9 {
+		t.Errorf("%+v", p)
+	}
+}
+
 // A full timeline answers a prefix, and goes on when rows were archived whose
 // mark was lost.
 func TestFullAnswersAPrefixAndRecovers(t *testing.T) {

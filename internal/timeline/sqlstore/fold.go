@@ -134,22 +134,23 @@ func loadSeeds(ctx context.Context, tx *sql.Tx, tls []message.Timeline, seeds []
 			query = append(query, " UNION ALL "...)
 		}
 		// The derived table is what lets each part have an order and a limit.
-		query = append(query, `SELECT * FROM (SELECT ? AS nr, t.epoch, t.floor, m.seq, m.gen, m.off, m.msg_id
+		query = append(query, `SELECT * FROM (SELECT ? AS nr, t.epoch, t.mode, t.floor, m.seq, m.gen, m.off, m.msg_id
 			FROM timeline t JOIN message m ON m.tl = t.tl WHERE t.tl = ? ORDER BY m.seq DESC LIMIT ?) AS part`...)
 		args = append(args, i, name(tl), timeline.Recent(tl))
 	}
 	err := each(ctx, tx, func(rows *sql.Rows) error {
 		var i int
 		var epoch uint32
+		var mode timeline.Mode
 		var floor, seq uint64
 		var at timeline.Offset
 		var id sql.RawBytes
-		if err := rows.Scan(&i, &epoch, &floor, &seq, &at.Generation, &at.Offset, &id); err != nil {
+		if err := rows.Scan(&i, &epoch, &mode, &floor, &seq, &at.Generation, &at.Offset, &id); err != nil {
 			return err
 		}
 		seed := &seeds[i]
 		if seq > seed.Top {
-			seed.Epoch, seed.Floor, seed.Top, seed.Off = epoch, floor, seq, at
+			seed.Epoch, seed.Mode, seed.Floor, seed.Top, seed.Off = epoch, mode, floor, seq, at
 		}
 		recent := timeline.RecentID{Seq: seq}
 		copy(recent.ID[:], id)

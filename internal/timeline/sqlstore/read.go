@@ -87,12 +87,12 @@ func (s *Store) Tops(ctx context.Context, tls []message.Timeline) ([]timeline.Ar
 	for list := range slices.Chunk(tls, inOneList) {
 		err := each(ctx, s.reader, func(rows *sql.Rows) error {
 			var t timeline.ArchiveTop
-			if err := rows.Scan(&t.Timeline, &t.Epoch, &t.Floor, &t.Seq); err != nil {
+			if err := rows.Scan(&t.Timeline, &t.Epoch, &t.Mode, &t.Floor, &t.Seq); err != nil {
 				return err
 			}
 			at[t.Timeline] = t
 			return nil
-		}, `SELECT t.tl, t.epoch, t.floor, (SELECT m.seq FROM message m WHERE m.tl = t.tl ORDER BY m.seq DESC LIMIT 1) FROM timeline t WHERE t.tl IN (`+marks(len(list), "?")+`)`,
+		}, `SELECT t.tl, t.epoch, t.mode, t.floor, (SELECT m.seq FROM message m WHERE m.tl = t.tl ORDER BY m.seq DESC LIMIT 1) FROM timeline t WHERE t.tl IN (`+marks(len(list), "?")+`)`,
 			names(list)...)
 		if err != nil {
 			return nil, wrap("tops", err)

@@ -41,6 +41,7 @@ type userTimeline struct {
 // rows are one timeline, sorted by seq. BestEffort leaves holes.
 type rows struct {
 	epoch uint32
+	mode  timeline.Mode
 	floor uint64
 	rows  []row
 }
@@ -183,12 +184,10 @@ func (a *Archive) Write(ctx context.Context, p timeline.Partition, f timeline.Fe
 func (a *Archive) put(r *timeline.Row) {
 	t := a.rows[r.Timeline]
 	if t == nil {
-		t = &rows{epoch: r.Epoch}
+		t = &rows{}
 		a.rows[r.Timeline] = t
 	}
-	if r.Mode == timeline.BestEffort {
-		t.epoch = r.Epoch
-	}
+	t.epoch, t.mode = r.Epoch, r.Mode
 	i := t.search(r.Seq)
 	if i < len(t.rows) && t.rows[i].Seq == r.Seq {
 		return
@@ -225,7 +224,7 @@ func (a *Archive) Load(ctx context.Context, p timeline.Partition, f timeline.Fen
 			if t == nil {
 				continue
 			}
-			seeds[i] = timeline.Seed{Epoch: t.epoch, Floor: t.floor}
+			seeds[i] = timeline.Seed{Epoch: t.epoch, Mode: t.mode, Floor: t.floor}
 			if n := len(t.rows); n > 0 {
 				seeds[i].Top, seeds[i].Off = t.rows[n-1].Seq, t.rows[n-1].At
 				for _, r := range t.rows[max(0, n-timeline.Recent(tl)):] {
@@ -298,7 +297,7 @@ func (a *Archive) Tops(ctx context.Context, tls []message.Timeline) (tops []time
 			tops[i].Timeline = tl
 			if t := a.rows[tl]; t != nil && len(t.rows) > 0 {
 				tops[i].Position = timeline.Position{Epoch: t.epoch, Seq: t.rows[len(t.rows)-1].Seq}
-				tops[i].Floor = t.floor
+				tops[i].Mode, tops[i].Floor = t.mode, t.floor
 			}
 		}
 		return nil
