@@ -57,6 +57,9 @@ func (c *Core) canStore(t message.Target) error {
 	if c.timelines == nil {
 		return &Refusal{NotSupported, "store: this installation keeps no messages, it only pushes to who is online"}
 	}
+	if t.Kind == message.Room && !t.Timeline().CanStore() {
+		return &Refusal{BadFlags, "store: the name of the room is too long, at most 253 bytes"}
+	}
 	if !t.Timeline().CanStore() {
 		return &Refusal{BadFlags, "store: a message to a key cannot be stored, only one to a user, a room or all"}
 	}

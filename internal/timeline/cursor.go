@@ -305,6 +305,19 @@ func (u *unsavedCursors) put(mid int64, c UserCursor, archived bool) {
 	u.moved[mid][c.Timeline] = raised(u.moved[mid][c.Timeline], c)
 }
 
+// putBack is put for a cursor that is older than what may have come since.
+func (u *unsavedCursors) putBack(mid int64, c UserCursor) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.moved[mid] == nil {
+		u.moved[mid] = map[message.Timeline]UserCursor{}
+	}
+	if moved, ok := u.moved[mid][c.Timeline]; ok {
+		c = raised(c, moved)
+	}
+	u.moved[mid][c.Timeline] = c
+}
+
 // over raises c by what is not saved yet.
 func (u *unsavedCursors) over(mid int64, c *UserCursor) {
 	u.mu.Lock()
@@ -350,7 +363,7 @@ func (s *Store) flushCursors(ctx context.Context) error {
 	}
 	for mid, cursors := range all {
 		for _, c := range cursors {
-			s.unsaved.put(mid, c, true)
+			s.unsaved.putBack(mid, c)
 		}
 	}
 	return fmt.Errorf("save cursors of %d users: %w", len(all), err)

@@ -161,6 +161,12 @@ func TestStoredRefuses(t *testing.T) {
 			t.Errorf("%s: %d %s", c.body, got.status, got.body)
 		}
 	}
+	// Symptom: the refusal of a room with a long name spoke of keys. Cause: one
+	// text for all that cannot be stored.
+	long := do(t, "POST", url+"/v1/push", appJSON, `{"op":1,"body":"x","store":true,"targets":[{"room":"a://`+strings.Repeat("b", 250)+`"}]}`)
+	if reason, text := problemOf(t, long); reason != logic.BadFlags || !strings.Contains(text, "253 bytes") || strings.Contains(text, "key") {
+		t.Errorf("%d %s", long.status, long.body)
+	}
 	if n := len(env.Records(t)); n != 0 {
 		t.Errorf("%d records", n)
 	}
