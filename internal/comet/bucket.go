@@ -331,7 +331,7 @@ func (b *Bucket) end(s *Session, why Reason) {
 	g.stats.closed(why)
 	b.wheel.Stop(&s.timer)
 	b.leaveAll(s)
-	for range s.held {
+	for range min(len(s.held), maxHeld) {
 		g.stats.missed()
 	}
 	s.held = nil

@@ -316,7 +316,10 @@ func (b *Bucket) unicast(p *Push, pos *wire.Position, id uint64, run *packets) O
 // with what they accept in the auth packet, so the op is checked when it has
 // been answered; what becomes of it is counted then.
 func (b *Bucket) hold(p *Push, pos *wire.Position, s *Session) Outcome {
-	if len(s.held)+1 > maxHeld {
+	if len(s.held) >= maxHeld {
+		if pos != nil { // what is above maxHeld is only the newest position
+			s.held = append(s.held[:maxHeld], heldPush{at: pos})
+		}
 		b.gateway.stats.outcome(Slow)
 		return Slow
 	}

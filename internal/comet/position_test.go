@@ -3,6 +3,7 @@ package comet
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/perseid-im/perseid/pkg/wire"
@@ -148,5 +149,32 @@ func TestHintOfAPushToAll(t *testing.T) {
 	waitFor(t, "the hint", func() bool { return len(c.bodies(t, wire.OpHint)) > 0 })
 	if got := c.bodies(t, wire.OpHint); !slices.Equal(got, want) {
 		t.Errorf("hints %q, want %q", got, want)
+	}
+}
+
+// Symptom: a session that got very many stored pushes while its auth was under
+// way did not know of those that were too many, for up to tops_period. Cause:
+// what was not held did not count for the top either.
+func TestPushesThatAreTooManyDuringAuthAreInTheTops(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	block := make(chan struct{})
+	f.logic.mu.Lock()
+	f.logic.block = block
+	f.logic.mu.Unlock()
+	c := f.open(f.buckets[0], Stream)
+	f.send(c, 2, wire.OpAuth, 1, `{"mid":1}`)
+	slow := 0
+	for seq := range uint64(maxHeld + 3) {
+		r := f.push(Push{Op: 1000, Body: []byte("x"), Sessions: []uint64{c.session.id}, Positions: []wire.Position{{Seq: seq + 1, Epoch: 1}}})
+		slow += int(r.Slow)
+	}
+	close(block)
+	waitFor(t, "the auth reply", func() bool { return len(c.bodies(t, wire.OpAuthReply)) == 1 })
+	if got := c.bodies(t, wire.OpAuthReply)[0]; !strings.Contains(got, `"top":67}`) {
+		t.Errorf("auth reply %s", got)
+	}
+	waitFor(t, "what was held", func() bool { return len(c.bodies(t, 1000)) >= maxHeld })
+	if n := len(c.bodies(t, 1000)); n != maxHeld || slow != 3 {
+		t.Errorf("%d messages, %d slow", n, slow)
 	}
 }

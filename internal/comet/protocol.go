@@ -110,7 +110,13 @@ func (b *Bucket) enter(s *Session, r ConnectResult) (version uint64) {
 // releaseHeld lets pushes that came while logic was asked follow the auth
 // reply, those of them that the session accepts.
 func (b *Bucket) releaseHeld(s *Session) {
-	for _, h := range s.held {
+	for i, h := range s.held {
+		if i == maxHeld {
+			if s.tops != nil {
+				raise(&s.tops.inbox, at(h.at))
+			}
+			break
+		}
 		if !s.takes(h.op, h.at != nil) {
 			b.gateway.stats.filtered()
 			continue
