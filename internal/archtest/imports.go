@@ -99,6 +99,8 @@ func mayKnow(from, to string) bool {
 	room := roomOf(from)
 	ports := slices.Contains(portCores(), to)
 	switch {
+	case to == "internal/failpoint":
+		return true // it is nothing but in builds for tests
 	case processOf(from) != "" && processOf(to) != "" && processOf(from) != processOf(to), supportsTests(to), within(to, "api"):
 		return true // judged by other rules
 	case within(to, "cmd"), to == "internal/app" && !within(from, "cmd"):

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/perseid-im/perseid/internal/failpoint"
 	"github.com/perseid-im/perseid/internal/timeline"
 )
 
@@ -286,6 +287,7 @@ func (a *archiver) write(ctx context.Context, call timeline.Archiving) error {
 	defer cancel()
 	began := time.Now()
 	err := a.keeper.storage.Archive(ctx, call)
+	failpoint.Hit("job.after_archive")
 	if err == nil {
 		j.meter.archived.Since(began)
 	}

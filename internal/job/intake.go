@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/perseid-im/perseid/internal/failpoint"
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/stream"
 	"github.com/perseid-im/perseid/internal/timeline"
@@ -81,6 +82,7 @@ func (in *intake) run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("next: %w", err)
 		}
+		failpoint.Hit("job.after_fetch")
 		in.work.begin(len(records))
 		for len(records) > 0 {
 			n := in.head(records)
@@ -192,6 +194,7 @@ func (in *intake) move(ctx context.Context, records []stream.Record) (moved int,
 	if err != nil {
 		return 0, err
 	}
+	failpoint.Hit("job.after_append")
 	return moved, in.dispatch.dispatch(ctx, records[:moved], in.items[:moved], routes, comets)
 }
 

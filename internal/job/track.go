@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/perseid-im/perseid/internal/failpoint"
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/stream"
 	"github.com/perseid-im/perseid/internal/timeline"
@@ -41,6 +42,7 @@ func (w *work) begin(n int) {
 
 // complete finishes one record. After abandon it does nothing.
 func (w *work) complete(offset int64) {
+	failpoint.Hit("job.before_complete")
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.abandoned.Load() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/perseid-im/perseid/internal/failpoint"
 	"github.com/perseid-im/perseid/internal/timeline"
 )
 
@@ -50,6 +51,7 @@ func (c *Core) Archive(ctx context.Context, a timeline.Archiving) error {
 	if err := c.timelines.Archive(ctx, a); err != nil {
 		return fmt.Errorf("archive %d records of partition %d: %w", len(a.Records), a.Fold.Partition.Number, err)
 	}
+	failpoint.Hit("logic.after_archive")
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"unicode/utf8"
 
+	"github.com/perseid-im/perseid/internal/failpoint"
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/presence"
 	"github.com/perseid-im/perseid/internal/stream"
@@ -126,6 +127,7 @@ func (c *Core) appendWithin(ctx context.Context, m message.Message, shares []sha
 		if err := c.log.Append(ctx, m, s.targets); err != nil {
 			return err
 		}
+		failpoint.Hit("logic.after_accept")
 		copied = copied || s.flags.Has(message.Store|message.SenderSync) && m.Sender > 0
 	}
 	if !copied {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/perseid-im/perseid/internal/failpoint"
 	"github.com/perseid-im/perseid/internal/presence"
 	"github.com/perseid-im/perseid/internal/timeline"
 )
@@ -64,6 +65,7 @@ func (c *Core) RouteStored(ctx context.Context, f timeline.Fold, items []StoredQ
 	if err != nil {
 		return Routed{}, false, err
 	}
+	failpoint.Hit("logic.after_append")
 	c.noteSpeakers(batch.Records[:len(appended.Records)])
 	answered, next := len(items), 0
 	for i := range items {

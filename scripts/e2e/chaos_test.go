@@ -25,11 +25,23 @@ import (
 // each accepted message reaches every application once, in one order, under a
 // position that never changes. The oracle judges it by C1 to C6.
 func TestStoredMessagesUnderFaults(t *testing.T) {
-	begun, cfg := time.Now(), chaosSettings(t)
+	x := newChaos(t, chaosSettings(t), build(t))
+	x.begin()
+	x.run()
+	if x.cfg.redis > 0 && x.redis.lost == 0 {
+		t.Error("no failover has lost a write: they did not bite")
+	}
+	x.judge()
+}
+
+// newChaos starts the servers, the daemons of bin and the clients, and waits
+// until everybody stands in their timelines.
+func newChaos(t *testing.T, cfg chaosConfig, bin string) *chaos {
+	t.Helper()
 	t.Logf("%v", cfg)
 	pair := newRedisPair(t)
 	x := &chaos{t: t, cfg: cfg, r: rand.New(rand.NewPCG(uint64(cfg.seed), 0)), redis: pair, done: map[string]int{}}
-	c := &cluster{t: t, redis: pair.servers[0], discovery: testdeps.Discovery(t), topic: testdeps.Topic(t), bin: build(t)}
+	c := &cluster{t: t, redis: pair.servers[0], discovery: testdeps.Discovery(t), topic: testdeps.Topic(t), bin: bin}
 	if cfg.kafka > 0 {
 		x.kafka = testdeps.KafkaServer(t)
 		c.kafka = x.kafka.Addr
@@ -44,11 +56,11 @@ func TestStoredMessagesUnderFaults(t *testing.T) {
 		sqlAddr = testdeps.MariaDB(t)
 	}
 	dsn := testdeps.Database(sqlAddr)
-	db, err := sql.Open("mysql", fmt.Sprintf("root@tcp(%s)%s", sqlAddr, dsn[strings.LastIndexByte(dsn, '/'):]))
-	if err != nil {
+	var err error
+	if x.db, err = sql.Open("mysql", fmt.Sprintf("root@tcp(%s)%s", sqlAddr, dsn[strings.LastIndexByte(dsn, '/'):])); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = db.Close() }()
+	t.Cleanup(func() { _ = x.db.Close() })
 	c.settings = map[string][]string{
 		"logic": {"archive.dsn=" + dsn, "redis.addr=" + pair.front.addr()},
 		"comet": {"comet.tops_period=3s"},
@@ -63,27 +75,34 @@ func TestStoredMessagesUnderFaults(t *testing.T) {
 		}
 	})
 	x.fleet = newFleet(c)
-	fs := newFollowers(t, cfg, x.fleet.any("comet"))
+	x.clients = newFollowers(t, cfg, x.fleet.any("comet"))
 	x.load = newChaosLoad(t, cfg, x.fleet.any("logic"))
-	fs.waitJoined(t, time.Minute)
+	x.clients.waitJoined(t, 2*time.Minute)
 	x.load.warm()
-	waitFor(t, time.Minute, func() error { return fs.missing(x.load.counts()) })
+	waitFor(t, time.Minute, func() error { return x.clients.missing(x.load.counts()) })
+	return x
+}
 
-	t.Logf("everything runs %s after the start of the test", time.Since(begun).Round(time.Millisecond))
+func (x *chaos) begin() {
 	x.began = time.Now()
-	x.load.start(fs)
-	x.run()
+	x.load.start(x.clients)
+}
+
+// judge ends the load, waits until everything has arrived, asks the oracle, and
+// writes the report.
+func (x *chaos) judge() {
+	t := x.t
+	t.Helper()
 	x.say("all faults are over; %d accepted, %d retries", x.load.accepted.Load(), x.load.retries.Load())
 	x.load.more(t, 50, 2*time.Minute) // it works again
 	x.load.finish(t, 2*time.Minute)
 	loaded := time.Since(x.began)
 	x.say("the last one is accepted")
-	healed := x.converge(fs, db, 3*time.Minute)
+	healed := x.converge(3 * time.Minute)
 	x.say("everybody has everything: %v", healed)
-	fs.close()
+	x.clients.close()
 
-	run := x.collect(fs, db)
-	report := oracle.Check(run)
+	report := oracle.Check(x.collect())
 	for _, v := range report.Violations {
 		t.Errorf("%s: %s", v.Rule, v.What)
 	}
@@ -93,11 +112,8 @@ func TestStoredMessagesUnderFaults(t *testing.T) {
 	for _, text := range x.load.refused {
 		t.Errorf("refused: %s", text)
 	}
-	if cfg.redis > 0 && pair.lost == 0 {
-		t.Error("no failover has lost a write: they did not bite")
-	}
 	reconnects, stopped := 0, x.stopped(t)
-	for _, f := range fs.all {
+	for _, f := range x.clients.all {
 		reconnects += f.connects - 1
 		for _, err := range f.ended {
 			t.Errorf("%s: Run ended: %v", f.name, err)
@@ -106,10 +122,10 @@ func TestStoredMessagesUnderFaults(t *testing.T) {
 	if stopped > 0 {
 		t.Errorf("%g partitions are stopped", stopped)
 	}
-	t.Logf("%+v; %d requests, %d retries, %d reconnects", report.Counts, x.load.accepted.Load(), x.load.retries.Load(), reconnects)
-	if cfg.report != "" {
+	t.Logf("%+v; %d requests, %d retries, %d reconnects; %v", report.Counts, x.load.accepted.Load(), x.load.retries.Load(), reconnects, x.done)
+	if x.cfg.report != "" {
 		text := x.report(report, loaded, reconnects, stopped)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(cfg.report), 0o755), os.WriteFile(cfg.report, []byte(text), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(x.cfg.report), 0o755), os.WriteFile(x.cfg.report, []byte(text), 0o644)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -117,7 +133,7 @@ func TestStoredMessagesUnderFaults(t *testing.T) {
 
 // converge waits until every application and SQL have what was accepted. A
 // message may be with an application before its row is written.
-func (x *chaos) converge(fs *followers, db *sql.DB, within time.Duration) error {
+func (x *chaos) converge(within time.Duration) error {
 	accepted, total := x.load.counts(), 0
 	for _, n := range accepted {
 		total += n
@@ -126,10 +142,10 @@ func (x *chaos) converge(fs *followers, db *sql.DB, within time.Duration) error 
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := fs.missing(accepted)
+		err := x.clients.missing(accepted)
 		if err == nil {
 			rows := 0
-			if err = db.QueryRowContext(x.t.Context(), "SELECT COUNT(*) FROM message").Scan(&rows); err == nil && rows < total {
+			if err = x.db.QueryRowContext(x.t.Context(), "SELECT COUNT(*) FROM message").Scan(&rows); err == nil && rows < total {
 				err = fmt.Errorf("%d rows of %d are in SQL", rows, total)
 			}
 		}
@@ -154,15 +170,15 @@ func (x *chaos) stopped(t *testing.T) (sum float64) {
 }
 
 // collect gathers what the oracle judges.
-func (x *chaos) collect(fs *followers, db *sql.DB) *oracle.Run {
+func (x *chaos) collect() *oracle.Run {
 	x.t.Helper()
 	ctx, cancel := context.WithTimeout(x.t.Context(), time.Minute)
 	defer cancel()
 	run := &oracle.Run{Sent: x.load.sent}
-	for _, f := range fs.all {
+	for _, f := range x.clients.all {
 		run.Clients = append(run.Clients, f.seen)
 	}
-	if err := errors.Join(fromSQL(ctx, run, db), fromRedis(ctx, run, x.redis.servers[x.redis.master].Addr, x.cfg)); err != nil {
+	if err := errors.Join(fromSQL(ctx, run, x.db), fromRedis(ctx, run, x.redis.servers[x.redis.master].Addr, x.cfg)); err != nil {
 		x.t.Fatal(err)
 	}
 	return run
@@ -256,7 +272,7 @@ func (x *chaos) report(r oracle.Report, loaded time.Duration, reconnects int, st
 	if len(r.Violations) > 0 || x.t.Failed() {
 		verdict = "**They do not hold**; see the violations."
 	}
-	line("# Stored messages under faults\n\nWritten by `make e2e` (scripts/e2e, TestStoredMessagesUnderFaults). %s\n", verdict)
+	line("# Stored messages under faults\n\nWritten by `make e2e` (scripts/e2e, %s). %s\n", x.t.Name(), verdict)
 	line("Load: %v. %.0f s under load.\n", x.cfg, loaded.Seconds())
 	line("| what | count |\n|---|---|")
 	for _, row := range []struct {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"database/sql"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -127,6 +128,8 @@ type chaos struct {
 	kafka   *testdeps.Server
 	mariadb *testdeps.Server
 	load    *chaosLoad
+	clients *followers
+	db      *sql.DB // the archive
 	began   time.Time
 	done    map[string]int
 	story   []string

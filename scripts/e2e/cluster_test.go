@@ -80,29 +80,41 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
-var built struct {
-	once sync.Once
-	dir  string
-	err  error
+// builds are the programs by the build tags they have.
+var builds struct {
+	mu   sync.Mutex
+	made map[string]built
 }
 
-// build compiles the daemons once per run.
-func build(t *testing.T) string {
+type built struct {
+	dir string
+	err error
+}
+
+// build compiles the daemons once per run and set of tags.
+func build(t *testing.T, tags ...string) string {
 	t.Helper()
-	built.once.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "perseid-e2e-"); built.err != nil {
-			return
+	builds.mu.Lock()
+	defer builds.mu.Unlock()
+	key := strings.Join(tags, ",")
+	b, made := builds.made[key]
+	if !made {
+		if b.dir, b.err = os.MkdirTemp("", "perseid-e2e-"); b.err == nil {
+			cmd := exec.Command("go", "build", "-tags="+key, "-o", b.dir+"/", "./cmd/comet", "./cmd/logic", "./cmd/job", "./cmd/perseid")
+			cmd.Dir = filepath.Join("..", "..")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				b.err = fmt.Errorf("go build: %w\n%s", err, out)
+			}
 		}
-		cmd := exec.Command("go", "build", "-o", built.dir+"/", "./cmd/comet", "./cmd/logic", "./cmd/job", "./cmd/perseid")
-		cmd.Dir = filepath.Join("..", "..")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("go build: %w\n%s", err, out)
+		if builds.made == nil {
+			builds.made = map[string]built{}
 		}
-	})
-	if built.err != nil {
-		t.Fatal(built.err)
+		builds.made[key] = b
 	}
-	return built.dir
+	if b.err != nil {
+		t.Fatal(b.err)
+	}
+	return b.dir
 }
 
 // start runs a daemon and waits until it says that it works.
