@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/perseid-im/perseid/internal/embedded"
-	"github.com/perseid-im/perseid/internal/logic/offlinehttp"
+	"github.com/perseid-im/perseid/internal/logic/callback"
 	"github.com/perseid-im/perseid/internal/obs"
 	"github.com/perseid-im/perseid/internal/registry"
 	"github.com/perseid-im/perseid/internal/registry/static"
@@ -22,7 +22,8 @@ type AllInOneConfig struct {
 	WebSocket string
 	HTTP      string
 	Admin     string
-	Offline   offlinehttp.Config
+	Offline   callback.OfflineConfig
+	Upstream  callback.UpstreamConfig
 	Log       obs.LogConfig
 }
 
@@ -34,7 +35,8 @@ func DefaultAllInOneConfig() AllInOneConfig {
 		WebSocket: "127.0.0.1:3102",
 		HTTP:      "127.0.0.1:3111",
 		Admin:     "127.0.0.1:3190",
-		Offline:   offlinehttp.DefaultConfig(),
+		Offline:   callback.DefaultOfflineConfig(),
+		Upstream:  callback.DefaultUpstreamConfig(),
 		Log:       obs.DefaultLogConfig(),
 	}
 }
@@ -64,7 +66,7 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 	p.keep(servers.Close)
 
 	lc.HTTP.Addr, lc.GRPC.Addr = cfg.HTTP, "127.0.0.1:0"
-	lc.Redis.Addr, lc.Offline = servers.RedisAddr(), cfg.Offline
+	lc.Redis.Addr, lc.Offline, lc.Upstream = servers.RedisAddr(), cfg.Offline, cfg.Upstream
 	lc.Archive.DSN, lc.Archive.Sync = "sqlite:"+servers.ArchivePath(), ec.SyncWrites
 	lc.Kafka.Brokers, jc.Kafka.Brokers = []string{servers.KafkaAddr()}, []string{servers.KafkaAddr()}
 	cc.Listen.TCP, cc.Listen.WebSocket, cc.GRPC.Addr = cfg.TCP, cfg.WebSocket, "127.0.0.1:0"

@@ -15,9 +15,9 @@ import (
 	"github.com/perseid-im/perseid/internal/hotrooms"
 	"github.com/perseid-im/perseid/internal/hotrooms/redishot"
 	"github.com/perseid-im/perseid/internal/logic"
+	"github.com/perseid-im/perseid/internal/logic/callback"
 	logicgrpc "github.com/perseid-im/perseid/internal/logic/grpcapi"
 	"github.com/perseid-im/perseid/internal/logic/httpapi"
-	"github.com/perseid-im/perseid/internal/logic/offlinehttp"
 	"github.com/perseid-im/perseid/internal/obs"
 	"github.com/perseid-im/perseid/internal/presence/redisreg"
 	"github.com/perseid-im/perseid/internal/registry"
@@ -29,21 +29,22 @@ import (
 
 // LogicConfig is the configuration of the logic daemon.
 type LogicConfig struct {
-	Node      LogicNode             `toml:"node" doc:"who this logic is"`
-	HTTP      httpapi.Config        `toml:"http" doc:"the push API; it has no authentication: keep it on a private network"`
-	GRPC      logicgrpc.Config      `toml:"grpc" doc:"where comets and jobs connect"`
-	Logic     logic.Config          `toml:"logic" doc:"what logic decides by"`
-	Redis     redisreg.Config       `toml:"redis" doc:"the Redis that keeps presence"`
-	Timelines timeline.Config       `toml:"timelines" doc:"stored messages; the same for all logics"`
-	Window    redistore.Config      `toml:"window" doc:"the Redis that keeps positions and the newest stored messages"`
-	Archive   sqlstore.Config       `toml:"archive" doc:"the database that keeps stored messages for good"`
-	Retention sqlstore.RetainConfig `toml:"retention" doc:"how long the archive keeps messages"`
-	HotRooms  hotrooms.Config       `toml:"hot_rooms" doc:"in which rooms most people talk; the same for all logics"`
-	Offline   offlinehttp.Config    `toml:"offline_push" doc:"who is told of stored messages that nobody took"`
-	Kafka     kafkastream.Config    `toml:"kafka" doc:"the log of pushes; the same for logic and job"`
-	Registry  registry.Config       `toml:"registry" doc:"where the other nodes are"`
-	Admin     obs.AdminConfig       `toml:"admin" doc:"metrics, health and profiles"`
-	Log       obs.LogConfig         `toml:"log" doc:"what is logged"`
+	Node      LogicNode               `toml:"node" doc:"who this logic is"`
+	HTTP      httpapi.Config          `toml:"http" doc:"the push API; it has no authentication: keep it on a private network"`
+	GRPC      logicgrpc.Config        `toml:"grpc" doc:"where comets and jobs connect"`
+	Logic     logic.Config            `toml:"logic" doc:"what logic decides by"`
+	Redis     redisreg.Config         `toml:"redis" doc:"the Redis that keeps presence"`
+	Timelines timeline.Config         `toml:"timelines" doc:"stored messages; the same for all logics"`
+	Window    redistore.Config        `toml:"window" doc:"the Redis that keeps positions and the newest stored messages"`
+	Archive   sqlstore.Config         `toml:"archive" doc:"the database that keeps stored messages for good"`
+	Retention sqlstore.RetainConfig   `toml:"retention" doc:"how long the archive keeps messages"`
+	HotRooms  hotrooms.Config         `toml:"hot_rooms" doc:"in which rooms most people talk; the same for all logics"`
+	Offline   callback.OfflineConfig  `toml:"offline_push" doc:"who is told of stored messages that nobody took"`
+	Upstream  callback.UpstreamConfig `toml:"upstream" doc:"who is told of what clients publish"`
+	Kafka     kafkastream.Config      `toml:"kafka" doc:"the log of pushes; the same for logic and job"`
+	Registry  registry.Config         `toml:"registry" doc:"where the other nodes are"`
+	Admin     obs.AdminConfig         `toml:"admin" doc:"metrics, health and profiles"`
+	Log       obs.LogConfig           `toml:"log" doc:"what is logged"`
 }
 
 // LogicNode is the identity of a logic.
@@ -74,7 +75,8 @@ func DefaultLogicConfig() LogicConfig {
 		Archive:   sqlstore.DefaultConfig(),
 		Retention: sqlstore.DefaultRetainConfig(),
 		HotRooms:  hotrooms.DefaultConfig(),
-		Offline:   offlinehttp.DefaultConfig(),
+		Offline:   callback.DefaultOfflineConfig(),
+		Upstream:  callback.DefaultUpstreamConfig(),
 		Kafka:     kafkastream.DefaultConfig(),
 		Registry:  registry.DefaultConfig(),
 		Admin:     obs.AdminConfig{Addr: "127.0.0.1:3191"},
@@ -119,6 +121,7 @@ type logicParts struct {
 	timelines *timelineParts
 	offline   *logic.OfflinePush // nil = off
 	hot       *hotrooms.Tracker
+	upstream  *logic.Upstream // nil = off
 	core      *logic.Core
 	http      *httpapi.Server
 	rpc       *logicgrpc.Server
@@ -153,11 +156,14 @@ func newLogicParts(cfg LogicConfig, p *process, dir registry.Directory) (*logicP
 	if l.offline, err = newOfflinePush(cfg, l, p); err != nil {
 		return nil, err
 	}
+	if l.upstream, err = newUpstream(cfg, p); err != nil {
+		return nil, err
+	}
 	if l.hot, err = hotrooms.New(cfg.HotRooms, hotrooms.Deps{Store: redishot.New(l.timelines.window), Logger: p.log, Metrics: p.metrics, Now: time.Now}); err != nil {
 		return nil, err
 	}
 	if l.core, err = logic.New(cfg.Logic, logic.Deps{
-		Presence: l.presence, Log: l.producer, Broadcasts: l.presence, Timelines: &l.timelines.late, Requests: l.timelines.window, Offline: l.offline, HotRooms: l.hot, Logger: p.log, Metrics: p.metrics, Now: time.Now,
+		Presence: l.presence, Log: l.producer, Broadcasts: l.presence, Timelines: &l.timelines.late, Requests: l.timelines.window, Offline: l.offline, HotRooms: l.hot, Upstream: l.upstream, Logger: p.log, Metrics: p.metrics, Now: time.Now,
 	}); err != nil {
 		return nil, err
 	}
@@ -210,6 +216,7 @@ func (l *logicParts) stages() []stage {
 		},
 		l.timelines.stage(l.p),
 		offlineStage(l),
+		upstreamStage(l),
 		{
 			name:   "hot rooms",
 			start:  l.hot.Start,

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/perseid-im/perseid/internal/logic"
-	"github.com/perseid-im/perseid/internal/logic/offlinehttp"
+	"github.com/perseid-im/perseid/internal/logic/callback"
 )
 
 // newOfflinePush is nil where no endpoint is configured.
@@ -13,7 +13,7 @@ func newOfflinePush(cfg LogicConfig, l *logicParts, p *process) (*logic.OfflineP
 	if !cfg.Offline.On() {
 		return nil, nil
 	}
-	port, err := offlinehttp.New(cfg.Offline, nil, time.Now)
+	port, err := callback.NewOffline(cfg.Offline, nil, time.Now)
 	if err != nil {
 		return nil, err
 	}
@@ -38,6 +38,38 @@ func offlineStage(l *logicParts) stage {
 				return nil
 			}
 			return l.offline.Close(ctx)
+		},
+		budget: 5 * time.Second,
+	}
+}
+
+// newUpstream is nil where no endpoint is configured.
+func newUpstream(cfg LogicConfig, p *process) (*logic.Upstream, error) {
+	if !cfg.Upstream.On() {
+		return nil, nil
+	}
+	port, err := callback.NewUpstream(cfg.Upstream, nil, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	return logic.NewUpstream(cfg.Upstream.Send, port, p.log, p.metrics)
+}
+
+// upstreamStage stops after everything that brings messages.
+func upstreamStage(l *logicParts) stage {
+	return stage{
+		name: "upstream",
+		start: func(ctx context.Context) error {
+			if l.upstream == nil {
+				return nil
+			}
+			return l.upstream.Start(ctx)
+		},
+		stop: func(ctx context.Context) error {
+			if l.upstream == nil {
+				return nil
+			}
+			return l.upstream.Close(ctx)
 		},
 		budget: 5 * time.Second,
 	}

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/perseid-im/perseid/internal/logic/offlinehttp"
+	"github.com/perseid-im/perseid/internal/logic/callback"
 )
 
 // postKey is post of JSON with an Idempotency-Key.
@@ -67,7 +67,7 @@ func TestStoredOverHTTP(t *testing.T) {
 	told := make(chan string, 10)
 	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		if r.Header.Get(offlinehttp.HeaderSignature) == "" {
+		if r.Header.Get(callback.HeaderSignature) == "" {
 			t.Error("no signature")
 		}
 		told <- string(body)

@@ -49,6 +49,7 @@ type Deps struct {
 	Timelines  Timelines           // nil = nothing is stored
 	Requests   Requests            // nil = an Idempotency-Key used twice is not noticed
 	Offline    *OfflinePush        // nil = nobody wants to know who misses what
+	Upstream   *Upstream           // nil = the backend is not told of what sessions publish
 	HotRooms   HotRooms            // nil = nobody counts who speaks where
 	Policy     Policy              // who may publish what; nil = MembersPolicy
 	Auth       Authenticator       // nil = TrustClient
@@ -67,6 +68,7 @@ type Core struct {
 	timelines  Timelines // nil = nothing is stored
 	requests   Requests
 	offline    *OfflinePush
+	upstream   *Upstream
 	hot        HotRooms
 	policy     Policy
 	auth       Authenticator
@@ -96,7 +98,7 @@ func New(cfg Config, deps Deps) (*Core, error) {
 		return nil, errors.New("logic: presence and log are required")
 	}
 	c := &Core{
-		cfg: cfg, presence: deps.Presence, log: deps.Log, broadcasts: deps.Broadcasts, timelines: deps.Timelines, requests: deps.Requests, offline: deps.Offline, hot: deps.HotRooms, policy: deps.Policy, auth: deps.Auth,
+		cfg: cfg, presence: deps.Presence, log: deps.Log, broadcasts: deps.Broadcasts, timelines: deps.Timelines, requests: deps.Requests, offline: deps.Offline, upstream: deps.Upstream, hot: deps.HotRooms, policy: deps.Policy, auth: deps.Auth,
 		logger: deps.Logger, metrics: newMetrics(deps.Metrics), now: deps.Now, random: deps.Rand,
 		regions: newRegionTable(cfg.Regions),
 	}

@@ -88,6 +88,9 @@ func (c *Core) publish(ctx context.Context, p Publishing) (result Published) {
 		}
 		return Published{Problem: problem}
 	}
+	if c.upstream != nil {
+		c.upstream.Add(UpstreamMessage{To: p.To, Message: m})
+	}
 	return Published{ID: m.ID}
 }
 

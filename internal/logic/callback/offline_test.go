@@ -1,4 +1,4 @@
-package offlinehttp
+package callback
 
 import (
 	"errors"
@@ -27,13 +27,13 @@ func TestSend(t *testing.T) {
 		w.WriteHeader(answer)
 	}))
 	defer server.Close()
-	cfg := DefaultConfig()
+	cfg := DefaultOfflineConfig()
 	cfg.URL, cfg.Secret = server.URL+"/hook", secret
-	port, err := New(cfg, nil, func() time.Time { return at })
+	port, err := NewOffline(cfg, nil, func() time.Time { return at })
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer port.client.CloseIdleConnections()
+	defer port.to.client.CloseIdleConnections()
 	notices := []logic.OfflineNotice{{Mid: 42, Position: timeline.Position{Epoch: 1, Seq: 7},
 		Message: message.Message{ID: message.ID{15: 1}, Op: 1000, Kind: message.Chat, Sender: 9, AcceptedMS: 5, Body: []byte("hi")}}}
 	for _, c := range []struct {
@@ -66,11 +66,11 @@ func TestSign(t *testing.T) {
 }
 
 func TestProblems(t *testing.T) {
-	off := DefaultConfig()
+	off := DefaultOfflineConfig()
 	if p := off.Problems(); len(p) != 0 {
 		t.Error(p)
 	}
-	for _, c := range []Config{{URL: "ftp://x", Secret: secret}, {URL: "x", Secret: secret}, {URL: "http://x", Secret: "short"}} {
+	for _, c := range []OfflineConfig{{URL: "ftp://x", Secret: secret}, {URL: "x", Secret: secret}, {URL: "http://x", Secret: "short"}} {
 		c.Send = logic.DefaultOfflineConfig()
 		if p := c.Problems(); len(p) != 1 {
 			t.Errorf("%+v: %v", c, p)
