@@ -13,20 +13,17 @@ runs() {
   cat <<'TEXT'
 room-unmerged-tcp||room -rate 10 -limit -repeat 3
 room-unmerged-websocket||room -transport ws -rate 10 -limit -repeat 3
-room-merged-tcp||room -rate 100,1000,4000 -publishers 128 -repeat 3 -duration 7s
-room-merged-websocket||room -transport ws -rate 100,1000,4000 -publishers 128 -repeat 3 -duration 7s
-room-capacity||capacity -target 1s -publishers 128
-idle-tcp||idle -conns 19000 -heartbeat 60s -duration 25s -repeat 3
-idle-websocket||idle -conns 19000 -transport ws -heartbeat 60s -duration 25s -repeat 3
+room-merged-tcp||room -rate 100,1000,4000 -publishers 128 -repeat 3 -duration 6s
+room-merged-websocket||room -transport ws -rate 100,1000,4000 -publishers 128 -repeat 3 -duration 6s
+idle-tcp||idle -conns 19000 -heartbeat 60s -duration 25s
+idle-websocket||idle -conns 19000 -transport ws -heartbeat 60s -duration 25s
 connect||connect -inflight 2500 -repeat 7
-unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 8s
-unicast-batch||unicast -rate 0 -route v1 -batch 250 -publishers 40 -repeat 3 -duration 8s
-slow|-set comet:listen.send_buffer=65536|slow -rate 50 -body 512 -duration 16s -repeat 3
-mixed||mixed -duration 10s -repeat 3
-unicast-stored|-archive mariadb|unicast -store -rate 200,1000,0 -repeat 3 -duration 8s
-unicast-stored-redis||unicast -store -rate 1000,0 -repeat 3 -duration 8s
+unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 6s
+unicast-batch||unicast -rate 0 -route v1 -batch 250 -publishers 40 -repeat 3 -duration 6s
+slow|-set comet:listen.send_buffer=65536|slow -rate 50 -body 512 -duration 14s -repeat 3
+mixed||mixed -duration 8s -repeat 3
+unicast-stored|-archive mariadb|unicast -store -rate 200,1000,0 -repeat 3 -duration 6s
 comets-1|-comets 1|room -conns 19000 -rate 1,2,5 -repeat 3 -duration 6s
-comets-3|-comets 3|room -conns 57000 -procs 3 -rate 1,2 -repeat 3 -duration 6s
 comets-5|-comets 5|room -conns 95000 -procs 5 -rate 1,2 -repeat 3 -duration 6s
 TEXT
 }
