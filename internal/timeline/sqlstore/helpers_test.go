@@ -17,10 +17,13 @@ import (
 
 func TestMain(m *testing.M) { leakcheck.Main(m) }
 
-func open(t testing.TB, dsn string) *Store {
+func open(t testing.TB, dsn string, change ...func(*Config)) *Store {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.DSN = dsn
+	for _, fn := range change {
+		fn(&cfg)
+	}
 	cfg.LockWithin = time.Minute // the machine may pause
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -37,16 +40,16 @@ func open(t testing.TB, dsn string) *Store {
 }
 
 // onBoth runs a test on an empty archive of each dialect; dsn opens it again.
-func onBoth(t *testing.T, f func(t *testing.T, s *Store, dsn string)) {
+func onBoth(t *testing.T, f func(t *testing.T, s *Store, dsn string), change ...func(*Config)) {
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
 		dsn := "sqlite:" + filepath.Join(t.TempDir(), "a?b#c%41.db")
-		f(t, open(t, dsn), dsn)
+		f(t, open(t, dsn, change...), dsn)
 	})
 	t.Run("mariadb", func(t *testing.T) {
 		t.Parallel()
 		dsn := testdeps.Database(testdeps.MariaDB(t))
-		f(t, open(t, dsn), dsn)
+		f(t, open(t, dsn, change...), dsn)
 	})
 }
 
