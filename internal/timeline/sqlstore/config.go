@@ -106,6 +106,9 @@ func parse(c *Config) (location, error) {
 	}
 	// What does not fit a column is an error, never cut off.
 	m.Params["sql_mode"] = "'STRICT_ALL_TABLES'"
+	if m.ReadTimeout == 0 {
+		m.ReadTimeout = c.LockWithin + 10*time.Second // a server may be silent for a lock; longer, it hangs
+	}
 	m.Params["innodb_lock_wait_timeout"] = strconv.Itoa(int(c.LockWithin / time.Second))
 	m.Logger = &mysql.NopLogger{} // what it would log is returned as well
 	return location{mysql: m}, nil

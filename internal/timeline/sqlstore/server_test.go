@@ -58,6 +58,9 @@ func TestAKilledServerKeepsWhatItAcknowledged(t *testing.T) {
 
 // A server that hangs does not hold its callers beyond their time, and a write
 // that was given up is applied whole or not at all.
+//
+// Symptom: once in many runs the write never returned. Cause: the server hung
+// between the rows and the COMMIT, for which the driver takes no context.
 func TestAServerThatHangs(t *testing.T) {
 	t.Parallel()
 	server := testdeps.MariaDBServer(t)

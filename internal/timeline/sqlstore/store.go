@@ -184,7 +184,21 @@ func inTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) 
 		_ = tx.Rollback() // the connection is closed when that fails
 		return err
 	}
-	return tx.Commit()
+	return commit(ctx, tx)
+}
+
+// commit gives up with ctx, which the driver of MySQL does not: its COMMIT
+// waits for the server however long. What becomes of the transaction is then
+// not known; the connection is closed by its read timeout.
+func commit(ctx context.Context, tx *sql.Tx) error {
+	done := make(chan error, 1)
+	go func() { done <- tx.Commit() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("commit: %w", context.Cause(ctx))
+	}
 }
 
 // querier is a transaction, or a database for a single statement.
