@@ -39,14 +39,17 @@ type Policy interface {
 	MayPublish(ctx context.Context, p Publishing) error
 }
 
-// MembersPolicy lets everybody write to the inbox of everybody, and to rooms
-// that they are in or are members of.
+// MembersPolicy lets everybody write to the inbox of everybody else, and to
+// rooms that they are in or are members of.
 type MembersPolicy struct{ Timelines Timelines } // nil: no memberships
 
 var _ Policy = MembersPolicy{}
 
 // MayPublish implements Policy.
 func (p MembersPolicy) MayPublish(ctx context.Context, m Publishing) error {
+	if m.To == message.Inbox(m.Mid) {
+		return &Refusal{BadTarget, "to: another user than oneself"}
+	}
 	if _, room := m.To.Room(); !room || m.InRoom {
 		return nil
 	}

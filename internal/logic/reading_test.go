@@ -182,8 +182,9 @@ func TestPublish(t *testing.T) {
 		change(func(p *logic.Publishing) { p.Kind = message.Revoke }),
 		change(func(p *logic.Publishing) { p.FlagsSet = 1 << 30 }),
 		change(func(p *logic.Publishing) { p.Payload = make([]byte, 2<<20) }),
+		change(func(p *logic.Publishing) { p.To = "u:7" }), // to oneself
 	})
-	for i, want := range []uint32{0, 0, 0, 0, 403, 400, 400, 403, 400, 400, 400, 413} {
+	for i, want := range []uint32{0, 0, 0, 0, 403, 400, 400, 403, 400, 400, 400, 413, 400} {
 		if got[i].Code != want {
 			t.Errorf("%d: %+v, want code %d", i, got[i], want)
 		}
