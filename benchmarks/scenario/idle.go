@@ -24,6 +24,9 @@ func idleScenario() scenario {
 func runIdle(ctx context.Context, b *bench) error {
 	o := &b.opt
 	class := load.Class{Name: "idle", Conns: o.conns, Rooms: o.rooms, RoomPrefix: b.roomName("i"), Timed: o.timed}
+	if o.repeat > 1 {
+		b.note("only the first repeat tells bytes per connection: the later ones find the memory of the first")
+	}
 	for repeat := range o.repeat {
 		before := b.scrape(ctx)
 		f, err := b.connect(ctx, "connect", b.config([]load.Class{class}, 1), b.procs)
