@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/perseid-im/perseid/internal/message"
@@ -50,14 +48,11 @@ func DefaultOfflineConfig() OfflineConfig {
 // Problems lists everything that is wrong.
 func (c *OfflineConfig) Problems() []string {
 	p := durationIn(nil, "grace", c.Grace, 0, 10*time.Minute)
-	p = numberIn(p, "batch", c.Batch, 1, 1000)
-	p = numberIn(p, "attempts", c.Attempts, 1, 20)
-	p = durationIn(p, "backoff", c.Backoff, time.Millisecond, time.Minute)
-	p = durationIn(p, "timeout", c.Timeout, 10*time.Millisecond, time.Minute)
-	if c.MaxBytes < 64<<10 || c.MaxBytes > 1<<30 {
-		p = append(p, fmt.Sprintf("max_bytes = %d: 65536 to 1073741824", c.MaxBytes))
-	}
-	return p
+	return append(p, c.sending().problems()...)
+}
+
+func (c *OfflineConfig) sending() deliveryConfig {
+	return deliveryConfig{Batch: c.Batch, Attempts: c.Attempts, Backoff: c.Backoff, Timeout: c.Timeout, MaxBytes: c.MaxBytes}
 }
 
 // OfflinePush lets notices wait for a grace, asks whether the user has come back
@@ -65,32 +60,14 @@ func (c *OfflineConfig) Problems() []string {
 // memory of this process: a logic that is killed loses it, and its users learn
 // of the messages when they sync.
 type OfflinePush struct {
-	cfg       OfflineConfig
-	port      OfflinePort
+	*delivery[OfflineNotice]
+
 	presence  presence.Registry
 	timelines Timelines
-	log       *slog.Logger
 	outcomes  *obs.CounterSet
-	now       func() time.Time
-
-	mu      sync.Mutex
-	waiting []waitingNotice // in the order of due
-	bytes   int64
-	closed  bool
-	wake    chan struct{} // has room for one: something new waits, or it is closed
-	stopped chan struct{}
-	stop    context.CancelFunc // nil until Start
 }
 
-type waitingNotice struct {
-	OfflineNotice
-	due time.Time
-}
-
-// noticeBytes is what a notice costs beside its body.
-const noticeBytes = 256
-
-func (n *OfflineNotice) size() int64 { return int64(len(n.Message.Body)) + noticeBytes }
+func (n *OfflineNotice) size() int64 { return int64(len(n.Message.Body)) + itemBytes }
 
 // Outcomes of a notice, by index.
 const (
@@ -120,155 +97,17 @@ func NewOfflinePush(cfg OfflineConfig, d OfflineDeps) (*OfflinePush, error) {
 	if d.Port == nil || d.Presence == nil || d.Timelines == nil || d.Logger == nil || d.Now == nil {
 		return nil, errors.New("offline push: port, presence, timelines, logger and clock are needed")
 	}
-	return &OfflinePush{
-		cfg: cfg, port: d.Port, presence: d.Presence, timelines: d.Timelines, log: d.Logger, now: d.Now,
-		outcomes: d.Metrics.Counter("perseid_offline_push_total", "Messages for offline push, by what became of them.",
-			"result", []string{"sent", "back", "expired", "full", "refused", "failed"}),
-		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
-	}, nil
-}
-
-// Add takes a notice, or drops and counts it.
-func (o *OfflinePush) Add(n OfflineNotice) {
-	o.mu.Lock()
-	fits := !o.closed && o.bytes+n.size() <= o.cfg.MaxBytes
-	if fits {
-		o.bytes += n.size()
-		o.waiting = append(o.waiting, waitingNotice{n, o.now().Add(o.cfg.Grace)})
-	}
-	o.mu.Unlock()
-	if !fits {
-		o.outcomes.Inc(offlineFull)
-		return
-	}
-	o.nudge()
-}
-
-func (o *OfflinePush) nudge() {
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
-}
-
-// Start sends until Close.
-func (o *OfflinePush) Start(ctx context.Context) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.closed || o.stop != nil {
-		return errors.New("offline push: started twice or after Close")
-	}
-	ctx, o.stop = context.WithCancel(context.WithoutCancel(ctx))
-	go func() {
-		defer close(o.stopped)
-		o.run(ctx)
-	}()
-	return nil
-}
-
-// Close takes no more notices, sends those that wait without more grace, and
-// returns when that is done or ctx ends. It is idempotent.
-func (o *OfflinePush) Close(ctx context.Context) error {
-	o.mu.Lock()
-	o.closed = true
-	stop := o.stop
-	o.mu.Unlock()
-	if stop == nil {
-		return nil
-	}
-	o.nudge()
-	select {
-	case <-o.stopped:
-		stop()
-		return nil
-	case <-ctx.Done():
-		stop()
-		<-o.stopped
-		return fmt.Errorf("offline push: close: %w", ctx.Err())
-	}
-}
-
-func (o *OfflinePush) run(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for ctx.Err() == nil {
-		batch, wait, ended := o.next()
-		if len(batch) > 0 {
-			o.deliver(ctx, batch)
-			continue
-		}
-		if ended {
-			return
-		}
-		timer.Reset(wait)
-		select {
-		case <-timer.C:
-		case <-o.wake:
-		case <-ctx.Done():
-		}
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.outcomes.Add(offlineFailed, len(o.waiting))
-	o.waiting, o.bytes = nil, 0
-}
-
-// next takes what is due, or says how long nothing will be.
-func (o *OfflinePush) next() (batch []OfflineNotice, wait time.Duration, ended bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	now := o.now()
-	for len(batch) < min(o.cfg.Batch, len(o.waiting)) {
-		w := &o.waiting[len(batch)]
-		if !o.closed && now.Before(w.due) {
-			break
-		}
-		batch = append(batch, w.OfflineNotice)
-		o.bytes -= w.size()
-	}
-	o.waiting = slices.Delete(o.waiting, 0, len(batch))
-	switch {
-	case len(o.waiting) == 0:
-		return batch, time.Hour, o.closed
-	default:
-		return batch, o.waiting[0].due.Sub(now), false
-	}
-}
-
-// deliver sends those of a batch whose users are still away.
-func (o *OfflinePush) deliver(ctx context.Context, batch []OfflineNotice) {
-	batch = o.stillAway(ctx, batch)
-	if len(batch) == 0 {
-		return
-	}
-	pause := o.cfg.Backoff
-	var err error
-	for attempt := range o.cfg.Attempts {
-		if attempt > 0 {
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-			pause *= 2
-		}
-		call, cancel := context.WithTimeout(ctx, o.cfg.Timeout)
-		err = o.port.Send(call, batch)
-		cancel()
-		switch {
-		case err == nil:
-			o.outcomes.Add(offlineSent, len(batch))
-			return
-		case errors.Is(err, ErrOfflineRefused):
-			o.outcomes.Add(offlineRefused, len(batch))
-			o.log.Error("offline push was refused; these messages wait for the next sync of their users", "messages", len(batch), "error", err)
-			return
-		case ctx.Err() != nil:
-			o.outcomes.Add(offlineFailed, len(batch))
-			return
-		}
-	}
-	o.outcomes.Add(offlineFailed, len(batch))
-	o.log.Error("offline push failed; these messages wait for the next sync of their users", "messages", len(batch), "attempts", o.cfg.Attempts, "error", err)
+	outcomes := d.Metrics.Counter("perseid_offline_push_total", "Messages for offline push, by what became of them.",
+		"result", []string{"sent", "back", "expired", "full", "refused", "failed"})
+	o := &OfflinePush{presence: d.Presence, timelines: d.Timelines, outcomes: outcomes}
+	o.delivery = newDelivery(deliverySpec[OfflineNotice]{
+		name: "offline push", cfg: cfg.sending(), grace: cfg.Grace, now: d.Now, log: d.Logger,
+		size: (*OfflineNotice).size, wanted: o.stillAway, send: d.Port.Send, refusal: ErrOfflineRefused,
+		sent: outcomes.At(offlineSent), full: outcomes.At(offlineFull), refused: outcomes.At(offlineRefused), failed: outcomes.At(offlineFailed),
+		onRefused: "offline push was refused; these messages wait for the next sync of their users",
+		onFailed:  "offline push failed; these messages wait for the next sync of their users",
+	})
+	return o, nil
 }
 
 // stillAway leaves out what has expired, and whom a session or an ack shows to

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/perseid-im/perseid/internal/message"
@@ -44,33 +42,13 @@ func DefaultUpstreamConfig() UpstreamConfig {
 
 // Problems lists everything that is wrong.
 func (c *UpstreamConfig) Problems() []string {
-	p := numberIn(nil, "batch", c.Batch, 1, 1000)
-	p = numberIn(p, "attempts", c.Attempts, 1, 20)
-	p = durationIn(p, "backoff", c.Backoff, time.Millisecond, time.Minute)
-	p = durationIn(p, "timeout", c.Timeout, 10*time.Millisecond, time.Minute)
-	if c.MaxBytes < 64<<10 || c.MaxBytes > 1<<30 {
-		p = append(p, fmt.Sprintf("max_bytes = %d: 65536 to 1073741824", c.MaxBytes))
-	}
-	return p
+	return deliveryConfig(*c).problems()
 }
 
 // Upstream hands what sessions publish to the backend, in the order in which
 // this logic accepted it. What waits is in the memory of this process: a logic
 // that is killed loses it.
-type Upstream struct {
-	cfg      UpstreamConfig
-	port     UpstreamPort
-	log      *slog.Logger
-	outcomes *obs.CounterSet
-
-	mu      sync.Mutex
-	waiting []UpstreamMessage
-	bytes   int64
-	closed  bool
-	wake    chan struct{} // has room for one: something new waits, or it is closed
-	stopped chan struct{}
-	stop    context.CancelFunc // nil until Start
-}
+type Upstream struct{ *delivery[UpstreamMessage] }
 
 // Outcomes of a message, by index.
 const (
@@ -80,7 +58,7 @@ const (
 	upstreamFailed
 )
 
-func (m *UpstreamMessage) size() int64 { return int64(len(m.Message.Body)+len(m.To)) + noticeBytes }
+func (m *UpstreamMessage) size() int64 { return int64(len(m.Message.Body)+len(m.To)) + itemBytes }
 
 // NewUpstream makes one that takes messages; Start sends them.
 func NewUpstream(cfg UpstreamConfig, port UpstreamPort, log *slog.Logger, metrics *obs.Metrics) (*Upstream, error) {
@@ -90,134 +68,13 @@ func NewUpstream(cfg UpstreamConfig, port UpstreamPort, log *slog.Logger, metric
 	if port == nil || log == nil {
 		return nil, errors.New("upstream: port and logger are needed")
 	}
-	return &Upstream{
-		cfg: cfg, port: port, log: log,
-		outcomes: metrics.Counter("perseid_upstream_total", "Messages of sessions for the backend, by what became of them.",
-			"result", []string{"sent", "full", "refused", "failed"}),
-		wake: make(chan struct{}, 1), stopped: make(chan struct{}),
-	}, nil
-}
-
-// Add takes a message, or drops and counts it. It does not wait.
-func (u *Upstream) Add(m UpstreamMessage) {
-	u.mu.Lock()
-	fits := !u.closed && u.bytes+m.size() <= u.cfg.MaxBytes
-	if fits {
-		u.bytes += m.size()
-		u.waiting = append(u.waiting, m)
-	}
-	u.mu.Unlock()
-	if !fits {
-		u.outcomes.Inc(upstreamFull)
-		return
-	}
-	u.nudge()
-}
-
-func (u *Upstream) nudge() {
-	select {
-	case u.wake <- struct{}{}:
-	default:
-	}
-}
-
-// Start sends until Close.
-func (u *Upstream) Start(ctx context.Context) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.closed || u.stop != nil {
-		return errors.New("upstream: started twice or after Close")
-	}
-	ctx, u.stop = context.WithCancel(context.WithoutCancel(ctx))
-	go func() {
-		defer close(u.stopped)
-		u.run(ctx)
-	}()
-	return nil
-}
-
-// Close takes no more messages, sends those that wait, and returns when that is
-// done or ctx ends. It is idempotent.
-func (u *Upstream) Close(ctx context.Context) error {
-	u.mu.Lock()
-	u.closed = true
-	stop := u.stop
-	u.mu.Unlock()
-	if stop == nil {
-		return nil
-	}
-	u.nudge()
-	select {
-	case <-u.stopped:
-		stop()
-		return nil
-	case <-ctx.Done():
-		stop()
-		<-u.stopped
-		return fmt.Errorf("upstream: close: %w", ctx.Err())
-	}
-}
-
-func (u *Upstream) run(ctx context.Context) {
-	for ctx.Err() == nil {
-		batch, ended := u.next()
-		if len(batch) > 0 {
-			u.deliver(ctx, batch)
-			continue
-		}
-		if ended {
-			return
-		}
-		select {
-		case <-u.wake:
-		case <-ctx.Done():
-		}
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.outcomes.Add(upstreamFailed, len(u.waiting))
-	u.waiting, u.bytes = nil, 0
-}
-
-func (u *Upstream) next() (batch []UpstreamMessage, ended bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	batch = slices.Clone(u.waiting[:min(u.cfg.Batch, len(u.waiting))])
-	for i := range batch {
-		u.bytes -= batch[i].size()
-	}
-	clear(u.waiting[:len(batch)])
-	u.waiting = u.waiting[len(batch):]
-	return batch, u.closed
-}
-
-func (u *Upstream) deliver(ctx context.Context, batch []UpstreamMessage) {
-	pause := u.cfg.Backoff
-	var err error
-	for attempt := range u.cfg.Attempts {
-		if attempt > 0 {
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-			pause *= 2
-		}
-		call, cancel := context.WithTimeout(ctx, u.cfg.Timeout)
-		err = u.port.Send(call, batch)
-		cancel()
-		switch {
-		case err == nil:
-			u.outcomes.Add(upstreamSent, len(batch))
-			return
-		case errors.Is(err, ErrUpstreamRefused):
-			u.outcomes.Add(upstreamRefused, len(batch))
-			u.log.Error("the backend refused messages of sessions", "messages", len(batch), "error", err)
-			return
-		case ctx.Err() != nil:
-			u.outcomes.Add(upstreamFailed, len(batch))
-			return
-		}
-	}
-	u.outcomes.Add(upstreamFailed, len(batch))
-	u.log.Error("the backend was not told of messages of sessions", "messages", len(batch), "attempts", u.cfg.Attempts, "error", err)
+	outcomes := metrics.Counter("perseid_upstream_total", "Messages of sessions for the backend, by what became of them.",
+		"result", []string{"sent", "full", "refused", "failed"})
+	return &Upstream{newDelivery(deliverySpec[UpstreamMessage]{
+		name: "upstream", cfg: deliveryConfig(cfg), now: time.Now, log: log,
+		size: (*UpstreamMessage).size, send: port.Send, refusal: ErrUpstreamRefused,
+		sent: outcomes.At(upstreamSent), full: outcomes.At(upstreamFull), refused: outcomes.At(upstreamRefused), failed: outcomes.At(upstreamFailed),
+		onRefused: "the backend refused messages of sessions",
+		onFailed:  "the backend was not told of messages of sessions",
+	})}, nil
 }
