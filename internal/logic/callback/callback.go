@@ -16,6 +16,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,55 +29,73 @@ import (
 // digits of t, a dot, and the body.
 const HeaderSignature = "X-Perseid-Signature"
 
-// problems are those of an endpoint; none without one.
-func problems(address, secret string) (p []string) {
-	if address == "" {
-		return nil
+// problems are those of an endpoint (none without one) and of sending to it.
+func problems(address, secret string, send []string) (p []string) {
+	if address != "" {
+		if u, err := url.Parse(address); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			p = append(p, fmt.Sprintf("url = %q: http:// or https:// with a host", address))
+		}
+		if len(secret) < 16 {
+			p = append(p, "secret: at least 16 bytes")
+		}
 	}
-	if u, err := url.Parse(address); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		p = append(p, fmt.Sprintf("url = %q: http:// or https:// with a host", address))
-	}
-	if len(secret) < 16 {
-		p = append(p, "secret: at least 16 bytes")
+	for _, s := range send {
+		p = append(p, "send."+s)
 	}
 	return p
 }
 
 // endpoint is where batches go.
 type endpoint struct {
+	name        string // begins its errors
 	url, secret string
+	refusal     error // what its errors wrap that are not worth a retry
 	client      *http.Client
 	now         func() time.Time
 }
 
-func newEndpoint(address, secret string, client *http.Client, now func() time.Time) endpoint {
-	if client == nil {
-		client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+// complete checks an endpoint whose configuration has these problems, and gives
+// it a client if it has none.
+func (e endpoint) complete(problems []string) (endpoint, error) {
+	if len(problems) > 0 {
+		return endpoint{}, fmt.Errorf("%s: %s", e.name, problems[0])
 	}
-	return endpoint{address, secret, client, now}
+	if e.url == "" || e.now == nil {
+		return endpoint{}, fmt.Errorf("%s: url and clock are needed", e.name)
+	}
+	if e.client == nil {
+		e.client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	}
+	return e, nil
 }
 
-// post sends one batch; refused says that it is not worth a retry.
-func (e *endpoint) post(ctx context.Context, body []byte) (refused bool, err error) {
+// post sends one batch: messages is a list of what has a form in JSON.
+func (e *endpoint) post(ctx context.Context, messages any) error {
+	body, err := json.Marshal(map[string]any{"messages": messages})
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.name, err)
+	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, e.url, bytes.NewReader(body))
 	if err != nil {
-		return false, fmt.Errorf("callback: %w", err)
+		return fmt.Errorf("%s: callback: %w", e.name, err)
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set(HeaderSignature, Sign(e.secret, e.now(), body))
 	response, err := e.client.Do(request)
 	if err != nil {
-		return false, fmt.Errorf("callback: %w", err)
+		return fmt.Errorf("%s: callback: %w", e.name, err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	// A short answer is read so that the connection can be used again.
 	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 4<<10))
-	code := response.StatusCode
-	if code/100 == 2 {
-		return false, nil
+	switch code := response.StatusCode; {
+	case code/100 == 2:
+		return nil
+	case code/100 == 4 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests:
+		return fmt.Errorf("%s: callback: answered %d: %w", e.name, code, e.refusal)
+	default:
+		return fmt.Errorf("%s: callback: answered %d", e.name, code)
 	}
-	refused = code/100 == 4 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests
-	return refused, fmt.Errorf("callback: answered %d", code)
 }
 
 // Sign is the value of HeaderSignature for a body sent at a time.

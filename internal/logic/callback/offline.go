@@ -2,9 +2,6 @@ package callback
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -27,11 +24,7 @@ func (c *OfflineConfig) On() bool { return c.URL != "" }
 
 // Problems lists everything that is wrong.
 func (c *OfflineConfig) Problems() []string {
-	p := problems(c.URL, c.Secret)
-	for _, s := range c.Send.Problems() {
-		p = append(p, "send."+s)
-	}
-	return p
+	return problems(c.URL, c.Secret, c.Send.Problems())
 }
 
 // Offline is a logic.OfflinePort.
@@ -41,13 +34,11 @@ var _ logic.OfflinePort = (*Offline)(nil)
 
 // NewOffline makes a port; client nil = one of its own, which follows no redirects.
 func NewOffline(cfg OfflineConfig, client *http.Client, now func() time.Time) (*Offline, error) {
-	if p := cfg.Problems(); len(p) > 0 {
-		return nil, fmt.Errorf("offline push: %s", p[0])
+	to, err := endpoint{name: "offline push", url: cfg.URL, secret: cfg.Secret, refusal: logic.ErrOfflineRefused, client: client, now: now}.complete(cfg.Problems())
+	if err != nil {
+		return nil, err
 	}
-	if !cfg.On() || now == nil {
-		return nil, errors.New("offline push: url and clock are needed")
-	}
-	return &Offline{newEndpoint(cfg.URL, cfg.Secret, client, now)}, nil
+	return &Offline{to}, nil
 }
 
 // notice is the JSON of a message for one user.
@@ -76,17 +67,5 @@ func (p *Offline) Send(ctx context.Context, notices []logic.OfflineNotice) error
 			Kind: m.Kind.String(), Sender: m.Sender, AcceptedMS: m.AcceptedMS, ExpiresMS: m.ExpiresMS, Body: m.Body,
 		}
 	}
-	body, err := json.Marshal(struct {
-		Messages []notice `json:"messages"`
-	}{list})
-	if err != nil {
-		return fmt.Errorf("offline push: %w", err)
-	}
-	switch refused, err := p.to.post(ctx, body); {
-	case refused:
-		return fmt.Errorf("offline push: %w: %w", err, logic.ErrOfflineRefused)
-	case err != nil:
-		return fmt.Errorf("offline push: %w", err)
-	}
-	return nil
+	return p.to.post(ctx, list)
 }

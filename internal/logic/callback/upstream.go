@@ -2,9 +2,6 @@ package callback
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -29,11 +26,7 @@ func (c *UpstreamConfig) On() bool { return c.URL != "" }
 
 // Problems lists everything that is wrong.
 func (c *UpstreamConfig) Problems() []string {
-	p := problems(c.URL, c.Secret)
-	for _, s := range c.Send.Problems() {
-		p = append(p, "send."+s)
-	}
-	return p
+	return problems(c.URL, c.Secret, c.Send.Problems())
 }
 
 // Upstream is a logic.UpstreamPort.
@@ -43,13 +36,11 @@ var _ logic.UpstreamPort = (*Upstream)(nil)
 
 // NewUpstream makes a port; client nil = one of its own, which follows no redirects.
 func NewUpstream(cfg UpstreamConfig, client *http.Client, now func() time.Time) (*Upstream, error) {
-	if p := cfg.Problems(); len(p) > 0 {
-		return nil, fmt.Errorf("upstream: %s", p[0])
+	to, err := endpoint{name: "upstream", url: cfg.URL, secret: cfg.Secret, refusal: logic.ErrUpstreamRefused, client: client, now: now}.complete(cfg.Problems())
+	if err != nil {
+		return nil, err
 	}
-	if !cfg.On() || now == nil {
-		return nil, errors.New("upstream: url and clock are needed")
-	}
-	return &Upstream{newEndpoint(cfg.URL, cfg.Secret, client, now)}, nil
+	return &Upstream{to}, nil
 }
 
 // published is the JSON of a message.
@@ -75,17 +66,5 @@ func (p *Upstream) Send(ctx context.Context, messages []logic.UpstreamMessage) e
 			Stored: m.Flags.Has(message.Store), AcceptedMS: m.AcceptedMS, Body: m.Body,
 		}
 	}
-	body, err := json.Marshal(struct {
-		Messages []published `json:"messages"`
-	}{list})
-	if err != nil {
-		return fmt.Errorf("upstream: %w", err)
-	}
-	switch refused, err := p.to.post(ctx, body); {
-	case refused:
-		return fmt.Errorf("upstream: %w: %w", err, logic.ErrUpstreamRefused)
-	case err != nil:
-		return fmt.Errorf("upstream: %w", err)
-	}
-	return nil
+	return p.to.post(ctx, list)
 }
