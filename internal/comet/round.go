@@ -140,8 +140,8 @@ func (b *Bucket) conflate(r *Room, key string) {
 // the processor time that the rest of the pipeline, or the neighbours on the
 // machine, need to bring the next messages. After a round that merged minMerged
 // messages or more a room therefore rests for a third of the time that the
-// round took; measured with 10,000 members, more made the latency worse, less
-// the tail. Rounds shorter than minRound are too short to matter.
+// round took: a longer rest adds to the latency of every message, a shorter one
+// leaves the pipeline behind. Rounds shorter than minRound are too short to matter.
 const (
 	minMerged = 4
 	minRound  = 2 * time.Millisecond

@@ -1,6 +1,5 @@
 // Package hotrooms knows in which rooms most people talk: it counts the
 // distinct speakers of the last minutes per room and ranks the rooms by them.
-// The design is pipeline.md section 8.
 //
 // # Ownership
 //

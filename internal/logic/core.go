@@ -1,13 +1,14 @@
 // Package logic decides: who may connect, where who is, and what is accepted
 // for whom. It is the core of the logic daemon, one file for each thing it is
 // asked to do; httpapi and grpcapi bring the questions in, the ports
-// presence.Registry and stream.Producer are what it answers from.
+// in Deps are what it answers from.
 //
 // # Ownership
 //
 // Core owns one goroutine, from Start to Close, which keeps a snapshot of the
 // cluster (online.go). Everything else runs in the caller's goroutine, except
-// that Push reads states in one of its own, which ends before Push does.
+// that Push, Connect and Publish ask in goroutines of their own, which end
+// before they do. OfflinePush and Upstream own theirs.
 //
 // # Concurrency
 //

@@ -1,8 +1,8 @@
 package message
 
-// Flags is the bit set of a message (pipeline.md, section 5). Unknown bits are
-// kept and forwarded. In an accepted message an absent bit means "no"; a
-// request that is silent about a flag gets the default of its kind.
+// Flags is the bit set of a message; docs/http-api.md has them by kind. Unknown
+// bits are kept and forwarded. In an accepted message an absent bit means "no";
+// a request that is silent about a flag gets the default of its kind.
 type Flags uint32
 
 const (

@@ -19,7 +19,7 @@ func TestKindNamesRoundTrip(t *testing.T) {
 	}
 }
 
-// The table of pipeline.md, section 5.
+// The table of docs/http-api.md, "Stored messages".
 func TestDefaultsByKind(t *testing.T) {
 	for _, c := range []struct {
 		kind Kind

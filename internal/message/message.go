@@ -47,8 +47,8 @@ func ParseID(text string) (id ID, ok bool) {
 func (id ID) UnixMS() int64 { return int64(binary.BigEndian.Uint64(id[:8]) >> 16) }
 
 // DeriveID is the id of a message that its caller can name: the same scope and
-// name give the same id, so that a retry is recognised (pipeline.md, section
-// 2). The id holds no time.
+// name give the same id, so that a retry is recognised. The id
+// holds no time.
 func DeriveID(scope, name string) ID {
 	h := sha256.New()
 	var n [8]byte

@@ -5,7 +5,7 @@
 // # Guarantees
 //
 // A position is a fold of the log: the n-th accepted record of a timeline has
-// seq n, whoever computes it and however often (pipeline.md, section 2). A
+// seq n, whoever computes it and however often. A
 // position of a timeline with a required archive never moves and never gets
 // another message; one whose continuity is lost gets another epoch.
 //

@@ -91,7 +91,7 @@ func records(t *testing.T, env *logictest.Env) []string {
 	return got
 }
 
-// The flags of pipeline.md, section 5, for a chat message of a user to a user
+// The flags of docs/http-api.md for a chat message of a user to a user
 // and to rooms with and without an archive, and the sender's copy.
 func TestFlagsByKind(t *testing.T) {
 	env, _, url := serveKept(t)

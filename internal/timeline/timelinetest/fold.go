@@ -37,8 +37,8 @@ func (w *Window) Empty() { w.Lose(Snapshot{}) }
 
 // FoldRun is one random life of a partition: a log, a window that is lost or
 // rolled back, an archive, workers that crash, are replaced while they still
-// live, lose their stream, and readers. It is pipeline.md's model of the
-// design with the real Store in the place of the model of the store.
+// live, lose their stream, and readers. It is a
+// model of the design over the real Store.
 type FoldRun struct {
 	Seed    uint64
 	Window  Losable
