@@ -10,6 +10,7 @@ import (
 )
 
 func main() {
+	app.SpareWakeups()
 	app.SpareGC()
 	cfg := app.DefaultJobConfig()
 	os.Exit(app.Main(context.Background(), "job", os.Args[1:], os.Stdout, os.Stderr, &cfg, func(w io.Writer) (*app.App, error) {

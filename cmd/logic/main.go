@@ -10,6 +10,7 @@ import (
 )
 
 func main() {
+	app.SpareWakeups()
 	app.SpareGC()
 	cfg := app.DefaultLogicConfig()
 	os.Exit(app.Main(context.Background(), "logic", os.Args[1:], os.Stdout, os.Stderr, &cfg, func(w io.Writer) (*app.App, error) {

@@ -35,6 +35,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 	}
 	name, rest := args[0], args[1:]
 	if name == "run" { // takes signals itself
+		app.SpareWakeups()
 		return app.RunAllInOne(context.Background(), rest, stdout, stderr)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

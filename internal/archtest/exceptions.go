@@ -13,5 +13,6 @@ func Exceptions() []Exception {
 	return []Exception{
 		{"globals", "internal/obs/build.go:version", "the linker sets it (-ldflags -X), nobody else"},
 		{"environment", "internal/failpoint/on.go", "a point in the middle of the code has no Config; it is built for tests only"},
+		{"environment", "internal/app/spare_linux.go", "the mark between a process and itself, started once more, is no setting"},
 	}
 }

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package app
+
+// SpareWakeups is for Linux only.
+func SpareWakeups() {}
