@@ -108,7 +108,6 @@ func (s *sender) answer(msg *sarama.ProducerMessage, err error) {
 // are acknowledged. When ctx ends or a record fails, others may have been, or
 // may still be, written.
 func (s *sender) send(ctx context.Context, n int, next func(i int) (*sarama.ProducerMessage, error)) error {
-	began := time.Now()
 	a := &appending{done: make(chan struct{})}
 	a.open.Store(1)
 	var cut error // why not all were sent
@@ -116,7 +115,6 @@ func (s *sender) send(ctx context.Context, n int, next func(i int) (*sarama.Prod
 		msg, err := next(i)
 		if err == nil && n == 1 {
 			err = s.linger(ctx, msg.Partition)
-			began = time.Now()
 		}
 		if err == nil {
 			err = s.enqueue(ctx, a, msg)
@@ -132,7 +130,6 @@ func (s *sender) send(ctx context.Context, n int, next func(i int) (*sarama.Prod
 	}
 	select {
 	case <-a.done:
-		s.pace.observe(time.Since(began))
 	case <-ctx.Done():
 		return fmt.Errorf("not acknowledged: %w", context.Cause(ctx))
 	}
