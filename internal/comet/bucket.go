@@ -31,10 +31,10 @@ type Bucket struct {
 	free     []uint32 // slots without a session
 	rooms    map[string]*Room
 	wheel    *wheel.Wheel[*Session]
-	walking  []*Room     // rooms with rounds, served in turn
+	walking  []*Room     // rooms with pushes, served in turn
 	alarm    *time.Timer // wakes the loop when all of them rest
 	alls     []*allWalk
-	backlog  int  // bytes of rounds, and of pushes to all that are not paced
+	backlog  int  // bytes of pushes to rooms, and of pushes to all that are not paced
 	paced    int  // bytes of pushes to all that are, or wait behind one that is
 	gather   bool // several rooms are walked: a member of two gets one write
 	dirty    []*Session
@@ -175,8 +175,8 @@ func (b *Bucket) askAgain() {
 	}
 }
 
-// walkAll gives every room with a round its share of the turn's writes. A
-// room whose next round has to wait keeps its place for nothing.
+// walkAll gives every room with pushes its share of the turn's writes. A room
+// whose walk rests keeps its place for nothing.
 func (b *Bucket) walkAll() (more bool) {
 	budget := b.gateway.cfg.TurnWrites
 	b.gather = len(b.walking) > 1
@@ -197,7 +197,7 @@ func (b *Bucket) walkAll() (more bool) {
 		b.protect(nil, func() { n = b.walk(r, min(budget, walkChunk), now) })
 		now = time.Now()
 		budget -= max(n, 1)
-		if len(r.rounds) > 0 {
+		if r.busy() {
 			b.rotate(r)
 		} else {
 			b.drop(r)
@@ -217,7 +217,7 @@ func (b *Bucket) rotate(r *Room) {
 	b.walking[len(b.walking)-1] = r
 }
 
-// drop takes the first of the walking rooms, which has no round any more, out.
+// drop takes the first of the walking rooms, which has no pushes any more, out.
 func (b *Bucket) drop(r *Room) {
 	copy(b.walking, b.walking[1:])
 	b.walking[len(b.walking)-1] = nil

@@ -117,14 +117,3 @@ func (b *Bucket) hint(s *Session, tl message.Timeline, top timeline.Position) {
 	s.hinted = true
 	b.replyJSON(s, wire.OpHint, 0, hintBody{topBody{string(tl), top.Epoch, top.Seq}, true})
 }
-
-// missedRound hints at the newest stored push of a round.
-func (b *Bucket) missedRound(s *Session, rd *round) {
-	for i := len(rd.pushes) - 1; i >= 0; i-- {
-		p := rd.pushes[i].push()
-		if pos := p.position(0); pos != nil {
-			b.hint(s, message.Timeline(pos.Timeline), at(pos))
-			return
-		}
-	}
-}

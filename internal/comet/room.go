@@ -14,16 +14,27 @@ type Room struct {
 	members []member      // dense; order has no meaning
 	window  time.Duration // merge window of the room's type
 	top     timeline.Position
-	rounds  []*round  // oldest first; rounds[0] is being written or next
-	cursor  int       // members[:cursor] have the round in work
-	end     int       // members[cursor:end] are still to get it
-	rested  time.Time // no round begins before
-	listed  bool      // in Bucket.walking
+	listed  bool // in Bucket.walking
+
+	pushes  []roomPush // under way, oldest first
+	first   uint32     // sequence number of pushes[0]
+	waiting []roomPush // for the merge window, or for space
+	due     time.Time  // end of the merge window; zero: no window
+	bytes   int        // of pushes and waiting
+	under   int        // of pushes
+	cursor  int        // next member to visit
+	current int        // members that lack nothing of pushes
+	run     roomRun
+	done    tally         // of the pushes that are finished
+	ended   tally         // visits after which the member lacked nothing
+	wrote   time.Duration // since the last rest
+	rested  time.Time     // no walk before
 }
 
 type member struct {
 	s    *Session
-	slot int32 // index in s.rooms
+	slot int32  // index in s.rooms
+	next uint32 // first push that it lacks
 }
 
 // join puts a session into a room. It reports the version of the room index
@@ -35,7 +46,7 @@ func (b *Bucket) join(s *Session, key string) (version uint64) {
 		b.rooms[key] = r
 	}
 	s.rooms = append(s.rooms, membership{room: r, pos: int32(len(r.members))})
-	r.members = append(r.members, member{s: s, slot: int32(len(s.rooms) - 1)})
+	r.add(s, int32(len(s.rooms)-1))
 	r.count.local.Add(1)
 	s.lastRoom = r.count
 	return r.count.version
@@ -65,7 +76,7 @@ func (b *Bucket) leave(s *Session, i int) {
 	r.remove(pos)
 	r.count.local.Add(-1)
 	if len(r.members) == 0 {
-		// Rounds that wait stay with this Room and end at its next walk; who
+		// Pushes under way stay with this Room and end at its next walk; who
 		// joins now gets a new one.
 		delete(b.rooms, r.key)
 		b.gateway.rooms.exit(r.key)
@@ -79,10 +90,20 @@ func (b *Bucket) leaveAll(s *Session) {
 	s.rooms = nil
 }
 
-// remove closes the gap at pos so that the round in work still reaches every
-// member once: a member that has not had it yet never moves into the part
-// that is done.
+// add appends a member. It gets what comes from now on.
+func (r *Room) add(s *Session, slot int32) {
+	r.members = append(r.members, member{s: s, slot: slot, next: r.tail()})
+	r.current++
+}
+
+// remove closes the gap at pos so that the walk still comes to every member
+// about when it would have: a member ahead of it never moves behind it.
 func (r *Room) remove(pos int) {
+	if next := r.members[pos].next; next == r.tail() {
+		r.current--
+	} else {
+		r.pushes[next-r.first].next--
+	}
 	n := len(r.members)
 	if pos < r.cursor {
 		r.cursor--
@@ -96,9 +117,6 @@ func (r *Room) remove(pos int) {
 	}
 	r.members[n-1] = member{}
 	r.members = r.members[:n-1]
-	if r.end > n-1 {
-		r.end = n - 1
-	}
 }
 
 func (r *Room) place(pos int, m member) {

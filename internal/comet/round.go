@@ -1,8 +1,10 @@
 package comet
 
 import (
+	"slices"
 	"time"
 
+	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/pkg/wire"
 )
 
@@ -12,37 +14,70 @@ type Class uint8
 const (
 	// Normal waits for its turn; it slows down who pushes more than the room takes.
 	Normal Class = iota
-	// Low is dropped, and counted, when the room is a whole round behind, and
-	// is left out for a session whose outbox is a quarter full.
+	// Low is dropped, and counted, when a whole round is under way or waits,
+	// and is left out for a session whose outbox is a quarter full.
 	Low
-	// High goes into the next round, also when that is full, and the round does
-	// not wait for a merge window.
+	// High is under way at once, also when the room is full, and does not wait
+	// for a merge window.
 	High
 )
 
-// round is one run of packets on its way to all members of a room. Messages
-// that come while the loop is busy join a round that has not begun yet, so
-// merging follows the load and an idle loop adds no delay.
-type round struct {
-	pushes    []roomPush // in the order of their packets
-	bytes     int        // of their packets
-	latest    map[string]int
-	due       time.Time // end of the merge window; zero: at once
-	begun     bool
-	all       *packets // made when the round begins
-	essential *packets // all without the low pushes; all itself when there is none
-	wrote     time.Duration
+// The walk of a room goes round its members as long as one of them lacks a
+// push. Each visit writes all that the member lacks in one write. So a push
+// makes a round of its own, which begins where the walk is when it comes and
+// ends there; merging follows the load, an idle loop adds no delay, and no
+// push waits for the round of another.
+//
+// Pushes under way have sequence numbers without a gap: Room.first is that of
+// Room.pushes[0], and member.next that of the first push a member lacks.
 
-	delivered uint32
-	shortened uint32 // of delivered: got essential only
-	slow      uint32
-	notHere   uint32
-}
-
-// roomPush is a push in a round.
+// roomPush is a push under way to the members of a room, or one that waits.
 type roomPush struct {
 	pushRef
-	gone bool // a later push of the same conflation key took its place
+	bytes   int
+	next    int   // members that lack this push, but none before it
+	visited tally // visits whose member lacked this push, but none before it
+	settled bool  // a later one with its key took its place; counts are final
+	counts  Counts
+}
+
+// tally counts visits by what became of them. Their differences, added up from
+// the oldest push on, are the counts of each push: a visit is noted once,
+// where it begins and where it ends, however many pushes it carries.
+type tally struct {
+	delivered int32
+	shortened int32 // of delivered: without the low pushes
+	slow      int32
+	notHere   int32
+}
+
+func (t *tally) add(o tally) {
+	t.delivered += o.delivered
+	t.shortened += o.shortened
+	t.slow += o.slow
+	t.notHere += o.notHere
+}
+
+func (t *tally) sub(o tally) { t.add(tally{-o.delivered, -o.shortened, -o.slow, -o.notHere}) }
+
+// counts is the answer for a push that such visits carried.
+func (t *tally) counts(class Class) Counts {
+	c := Counts{Delivered: uint32(t.delivered), NotHere: uint32(t.notHere), Slow: uint32(t.slow)}
+	if class == Low {
+		c.Delivered -= uint32(t.shortened)
+		c.Slow += uint32(t.shortened)
+	}
+	return c
+}
+
+// roomRun is what the members get that lack the same pushes. It is made anew
+// when a push comes.
+type roomRun struct {
+	from, to  uint32   // pushes by sequence number, to is not in it
+	all       *packets // nil: there is no run
+	essential *packets // all without the low pushes; all itself when there is none
+	merged    int      // pushes in it
+	visits    tally
 }
 
 func packetBytes(p *Push) int {
@@ -53,31 +88,32 @@ func packetBytes(p *Push) int {
 	return n
 }
 
-// pushRoom lets a push join the next round of a room.
+// pushRoom takes in a push to a room.
 func (b *Bucket) pushRoom(r *Room, d *Delivery, index int) {
 	p := &d.Pushes[index]
 	if pos := p.position(0); pos != nil {
 		raise(&r.top, at(pos))
 	}
-	rd := r.roundFor(p, b.gateway.cfg.RoundBytes)
-	if rd == nil {
+	size, most := packetBytes(p), b.gateway.cfg.RoundBytes
+	if p.Class == Low && r.bytes+size > most && r.busy() {
 		b.gateway.stats.outcomes.Add(int(Slow), len(r.members))
 		d.count(index, Counts{Slow: uint32(len(r.members))})
 		return
 	}
 	if p.Conflate != "" {
 		b.conflate(r, p.Conflate)
-		if rd.latest == nil {
-			rd.latest = map[string]int{}
-		}
-		rd.latest[p.Conflate] = len(rd.pushes)
 	}
-	if p.Class == High {
-		rd.due = time.Time{}
+	at := len(r.waiting)
+	switch {
+	case p.Class == High:
+		at = r.overtake(most)
+		r.due = time.Time{}
+	case at == 0 && r.window > 0:
+		r.due = time.Now().Add(r.window)
 	}
-	rd.pushes = append(rd.pushes, roomPush{pushRef: pushRef{d, index}})
-	rd.bytes += packetBytes(p)
-	b.backlog += packetBytes(p)
+	r.waiting = slices.Insert(r.waiting, at, roomPush{pushRef: pushRef{d, index}, bytes: size})
+	r.bytes += size
+	b.backlog += size
 	d.hold()
 	if !r.listed {
 		r.listed = true
@@ -85,194 +121,248 @@ func (b *Bucket) pushRoom(r *Room, d *Delivery, index int) {
 	}
 }
 
-// roundFor returns the round that a push joins, or nil when it is dropped.
-func (r *Room) roundFor(p *Push, roundBytes int) *round {
-	waiting := r.waiting()
-	if p.Class == High && len(waiting) > 0 {
-		return waiting[0]
-	}
-	if n := len(waiting); n > 0 {
-		if last := waiting[n-1]; last.bytes+len(p.Body) <= roundBytes {
-			return last
-		}
-		if p.Class == Low {
-			return nil
+// overtake is the place of a high push among those that wait: before what the
+// room has no space for, and otherwise in order.
+func (r *Room) overtake(most int) int {
+	under := r.under
+	for i := range r.waiting {
+		w := &r.waiting[i]
+		if under += w.bytes; under > most && w.push().Class != High {
+			return i
 		}
 	}
-	rd := &round{}
-	if r.window > 0 && len(waiting) == 0 {
-		rd.due = time.Now().Add(r.window)
-	}
-	r.rounds = append(r.rounds, rd)
-	return rd
+	return len(r.waiting)
 }
 
-// waiting is the rounds that have not begun.
-func (r *Room) waiting() []*round {
-	if len(r.rounds) > 0 && r.rounds[0].begun {
-		return r.rounds[1:]
-	}
-	return r.rounds
-}
-
-// conflate takes the push with this key out of the rounds that wait.
+// conflate takes the push with this key out of those that wait, and out of
+// what is under way for the members that lack it.
 func (b *Bucket) conflate(r *Room, key string) {
-	for _, rd := range r.waiting() {
-		i, ok := rd.latest[key]
-		if !ok {
-			continue
-		}
-		delete(rd.latest, key)
-		old := &rd.pushes[i]
-		old.gone = true
-		size := packetBytes(old.push())
-		rd.bytes -= size
-		b.backlog -= size
-		n := len(r.members)
-		b.gateway.stats.outcomes.Add(int(Conflated), n)
-		old.d.count(old.index, Counts{Conflated: uint32(n)})
-		old.d.release()
+	keyed := func(w roomPush) bool { return !w.settled && w.push().Conflate == key }
+	if i := slices.IndexFunc(r.waiting, keyed); i >= 0 {
+		old := r.waiting[i]
+		r.waiting = slices.Delete(r.waiting, i, i+1)
+		b.finishPush(r, &old, Counts{Conflated: uint32(len(r.members))})
+		return
 	}
+	i := slices.IndexFunc(r.pushes, keyed)
+	if i < 0 {
+		return
+	}
+	b.endRun(r)
+	visited, lack := r.done, 0
+	for j := range r.pushes[:i+1] {
+		visited.add(r.pushes[j].visited)
+		lack += r.pushes[j].next
+	}
+	old := &r.pushes[i]
+	old.settled = true
+	old.counts = visited.counts(old.push().Class)
+	old.counts.Conflated = uint32(lack)
 }
 
-// A round of a big room takes tens of milliseconds, and while pushes come the
-// next could follow at once: the loop would write without a pause, and take
-// the processor time that the rest of the pipeline, or the neighbours on the
-// machine, need to bring the next messages. After a round that merged minMerged
-// messages or more a room therefore rests for a third of the time that the
-// round took: a longer rest adds to the latency of every message, a shorter one
-// leaves the pipeline behind. Rounds shorter than minRound are too short to matter.
+// A busy room would keep its loop writing without a pause, and take the
+// processor time that the rest of the pipeline, or the neighbours on the
+// machine, need to bring the next messages. When minMerged messages or more
+// leave in one write, the walk therefore rests for a third of the time that it
+// took, about every walkTime.
 const (
 	minMerged = 4
-	minRound  = 2 * time.Millisecond
+	walkTime  = 3 * time.Millisecond
 	restShare = 3
-	maxRest   = 50 * time.Millisecond
 )
 
-// resting returns how long the next round of the room has to wait.
+// busy tells whether the room has pushes.
+func (r *Room) busy() bool { return len(r.pushes)+len(r.waiting) > 0 }
+
+// resting returns how long the walk of the room has to wait.
 func (r *Room) resting(now time.Time) time.Duration {
-	if len(r.rounds) == 0 || r.rounds[0].begun {
-		return 0
+	rest := r.rested.Sub(now)
+	if len(r.pushes) == 0 && len(r.waiting) > 0 {
+		rest = max(rest, r.due.Sub(now))
 	}
-	return max(r.rested.Sub(now), r.rounds[0].due.Sub(now))
+	return rest
 }
 
-// walk writes the oldest round of a room to at most max members and returns
-// how many it wrote to.
-func (b *Bucket) walk(r *Room, max int, now time.Time) (written int) {
-	if len(r.rounds) == 0 {
-		return 0
+// admit lets the pushes that wait get under way, as many as a round takes.
+func (r *Room) admit(most int, now time.Time) {
+	if len(r.waiting) == 0 || r.due.After(now) {
+		return
 	}
-	rd := r.rounds[0]
-	if !rd.begun {
-		rd.begun = true
-		b.encode(rd)
-		r.cursor, r.end = 0, len(r.members)
+	n := 0
+	for ; n < len(r.waiting); n++ {
+		w := &r.waiting[n]
+		if r.under > 0 && r.under+w.bytes > most && w.push().Class != High {
+			break
+		}
+		r.under += w.bytes
+		// Those who have all lack this one now, and this one first.
+		w.next, r.current = r.current, 0
+		w.visited.sub(r.ended)
+		r.ended = tally{}
+		r.pushes = append(r.pushes, *w)
 	}
-	for written < max && r.cursor < r.end {
-		s := r.members[r.cursor].s
+	r.waiting = slices.Delete(r.waiting, 0, n)
+	if len(r.waiting) == 0 {
+		r.waiting = nil
+	}
+}
+
+// tail is the sequence number of the next push.
+func (r *Room) tail() uint32 { return r.first + uint32(len(r.pushes)) }
+
+// walk visits at most that many members that lack a push, and returns how many it
+// visited.
+func (b *Bucket) walk(r *Room, most int, now time.Time) (written int) {
+	r.admit(b.gateway.cfg.RoundBytes, now)
+	tail := r.tail()
+	merged := 0
+	for written < most && r.current < len(r.members) {
+		if r.cursor >= len(r.members) {
+			r.cursor = 0
+		}
+		m := &r.members[r.cursor]
 		r.cursor++ // first: the write may close the session and take it out
+		if m.next == tail {
+			continue
+		}
+		if r.run.all == nil || r.run.from != m.next || r.run.to != tail {
+			b.endRun(r)
+			b.encode(r, m.next)
+		}
+		s := m.s
+		r.pushes[m.next-r.first].next--
+		m.next = tail
+		r.current++
 		written++
-		b.writeRound(s, rd)
+		merged = max(merged, r.run.merged)
+		b.writeRun(r, s)
 	}
-	rd.wrote += time.Since(now)
-	if r.cursor >= r.end && len(r.rounds) > 0 {
-		r.cursor, r.end = 0, 0
-		r.rounds[0] = nil
-		r.rounds = r.rounds[1:]
-		if len(r.rounds) == 0 {
-			r.rounds = nil
-		}
-		if rd.wrote >= minRound && len(rd.pushes) >= minMerged {
-			r.rested = time.Now().Add(min(rd.wrote/restShare, maxRest))
-		}
-		b.finishRound(rd)
+	if len(r.pushes) > 0 && r.pushes[0].next == 0 {
+		b.finishRounds(r)
+	}
+	ended := time.Now()
+	if r.wrote += ended.Sub(now); merged < minMerged {
+		r.wrote = 0
+	} else if r.wrote >= walkTime {
+		r.rested = ended.Add(r.wrote / restShare)
+		r.wrote = 0
 	}
 	return written
 }
 
-// encode makes the packets of a round that begins.
-func (b *Bucket) encode(rd *round) {
-	rd.all = b.takePackets()
-	rd.essential = rd.all
-	for i := range rd.pushes {
-		p := rd.pushes[i].push()
-		if rd.pushes[i].gone {
+// encode makes the run of those that lack the pushes from a sequence number on.
+func (b *Bucket) encode(r *Room, from uint32) {
+	run := roomRun{from: from, to: r.tail(), all: b.takePackets()}
+	run.essential = run.all
+	lacking := r.pushes[from-r.first:]
+	for i := range lacking {
+		p := lacking[i].push()
+		if lacking[i].settled {
 			continue
 		}
-		if p.Class == Low && rd.essential == rd.all {
-			rd.essential = b.takePackets()
-			for j := range i {
-				if before := rd.pushes[j].push(); !rd.pushes[j].gone {
-					rd.essential.add(before.Op, before.Body, before.position(0))
+		run.merged++
+		if p.Class == Low && run.essential == run.all {
+			run.essential = b.takePackets()
+			for j := range lacking[:i] {
+				if before := lacking[j].push(); !lacking[j].settled {
+					run.essential.add(before.Op, before.Body, before.position(0))
 				}
 			}
 		}
-		rd.all.add(p.Op, p.Body, p.position(0))
-		if p.Class != Low && rd.essential != rd.all {
-			rd.essential.add(p.Op, p.Body, p.position(0))
+		run.all.add(p.Op, p.Body, p.position(0))
+		if p.Class != Low && run.essential != run.all {
+			run.essential.add(p.Op, p.Body, p.position(0))
 		}
 	}
-	rd.latest = nil
+	r.run = run
 }
 
-func (b *Bucket) writeRound(s *Session, rd *round) {
-	run := rd.all
-	if rd.essential != rd.all && s.state == live && s.out.size()+s.conn.Buffered() > b.gateway.cfg.OutboxBytes/4 {
-		run = rd.essential
-		rd.shortened++
+// writeRun gives the room's run to a member.
+func (b *Bucket) writeRun(r *Room, s *Session) {
+	run := &r.run
+	out := run.all
+	if run.essential != run.all && s.state == live && s.out.size()+s.conn.Buffered() > b.gateway.cfg.OutboxBytes/4 {
+		out = run.essential
 	}
-	if run.size() == 0 {
-		rd.delivered++ // nothing was for it
-		return
-	}
-	var o Outcome
-	if b.gather {
-		o = b.push(s, run.encoded(s.form()))
-	} else {
-		o = b.write(s, run.encoded(s.form()))
+	o := Delivered
+	switch {
+	case out.size() == 0: // nothing was for it
+	case b.gather:
+		o = b.push(s, out.encoded(s.form()))
+	default:
+		o = b.write(s, out.encoded(s.form()))
 	}
 	switch o {
 	case Delivered:
-		rd.delivered++
-	case Slow:
-		rd.slow++
-		if run.stored {
-			b.missedRound(s, rd)
+		run.visits.delivered++
+		if out != run.all {
+			run.visits.shortened++
 		}
-		if run != rd.all {
-			rd.shortened--
+	case Slow:
+		run.visits.slow++
+		if out.stored {
+			b.missed(r, s)
 		}
 	default:
-		rd.notHere++
-		if run != rd.all {
-			rd.shortened--
-		}
+		run.visits.notHere++
 	}
 }
 
-func (b *Bucket) finishRound(rd *round) {
-	b.backlog -= rd.bytes
-	b.sent = append(b.sent, rd.all)
-	if rd.essential != rd.all {
-		b.sent = append(b.sent, rd.essential)
+// endRun notes what became of a run; the packets are free after the flush.
+func (b *Bucket) endRun(r *Room) {
+	run := &r.run
+	if run.all == nil {
+		return
 	}
-	var delivered, slow int
-	for i := range rd.pushes {
-		w := &rd.pushes[i]
-		if w.gone {
-			continue
-		}
-		c := Counts{Delivered: rd.delivered, NotHere: rd.notHere, Slow: rd.slow}
-		if w.push().Class == Low {
-			c.Delivered -= rd.shortened
-			c.Slow += rd.shortened
-		}
-		delivered += int(c.Delivered)
-		slow += int(c.Slow)
-		w.d.count(w.index, c)
-		w.d.release()
+	r.pushes[run.from-r.first].visited.add(run.visits)
+	if run.to == r.tail() {
+		r.ended.add(run.visits)
+	} else {
+		r.pushes[run.to-r.first].visited.sub(run.visits)
 	}
-	b.gateway.stats.delivered(delivered, slow)
-	rd.pushes = nil
+	b.sent = append(b.sent, run.all)
+	if run.essential != run.all {
+		b.sent = append(b.sent, run.essential)
+	}
+	*run = roomRun{}
+}
+
+// finishRounds answers the pushes that no member lacks any more.
+func (b *Bucket) finishRounds(r *Room) {
+	b.endRun(r)
+	n := 0
+	for ; n < len(r.pushes) && r.pushes[n].next == 0; n++ {
+		w := &r.pushes[n]
+		r.done.add(w.visited)
+		if !w.settled {
+			w.counts = r.done.counts(w.push().Class)
+		}
+		r.under -= w.bytes
+		b.finishPush(r, w, w.counts)
+	}
+	r.first += uint32(n)
+	r.pushes = slices.Delete(r.pushes, 0, n)
+	if len(r.pushes) == 0 {
+		r.pushes, r.done, r.ended = nil, tally{}, tally{}
+	}
+}
+
+// finishPush answers a push and forgets its bytes.
+func (b *Bucket) finishPush(r *Room, w *roomPush, c Counts) {
+	r.bytes -= w.bytes
+	b.backlog -= w.bytes
+	b.gateway.stats.delivered(int(c.Delivered), int(c.Slow))
+	b.gateway.stats.outcomes.Add(int(Conflated), int(c.Conflated))
+	w.d.count(w.index, c)
+	w.d.release()
+}
+
+// missed hints at the newest stored push that a slow member did not get.
+func (b *Bucket) missed(r *Room, s *Session) {
+	for i := len(r.pushes) - 1; i >= int(r.run.from-r.first); i-- {
+		if pos := r.pushes[i].push().position(0); pos != nil {
+			b.hint(s, message.Timeline(pos.Timeline), at(pos))
+			return
+		}
+	}
 }

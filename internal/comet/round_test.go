@@ -1,7 +1,9 @@
 package comet
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -9,8 +11,8 @@ import (
 	"github.com/perseid-im/perseid/pkg/wire"
 )
 
-// holdRoom makes the first round of the room wait, so that what is pushed next
-// meets in the rounds behind it. The answer lets it go.
+// holdRoom makes the walk of the room wait, so that what is pushed next meets.
+// The answer lets it go.
 func (f *fixture) holdRoom(b *Bucket, key string) (release func()) {
 	f.on(b, func() { b.rooms[key].rested = time.Now().Add(time.Hour) })
 	return func() {
@@ -192,4 +194,254 @@ func TestRoomsAndUnicastOfATurnAreOneWrite(t *testing.T) {
 	if got := c.bodies(t, 1000); !slices.Equal(got, []string{"for one", "one", "two"}) || writes != 1 {
 		t.Errorf("%q in %d writes, want all three in one", got, writes)
 	}
+}
+
+// guest is a member that keeps what it gets; now and then a write changes the
+// room under the walk.
+type guest struct {
+	sink
+	t        *testing.T
+	session  *Session
+	since    int          // the first push after it came
+	waited   map[int]bool // pushes that waited then
+	got      []int        // numbers of pushes, in order
+	buffered int
+	left     bool
+	onWrite  func()
+}
+
+func (g *guest) Buffered() int { return g.buffered }
+func (g *guest) Write(data []byte) {
+	for len(data) > 0 {
+		p, n, err := wire.Decoder{MaxBody: -1}.Next(data)
+		if err != nil || n == 0 {
+			g.t.Errorf("not whole packets: %x (%v)", data, err)
+			return
+		}
+		g.got = append(g.got, int(binary.BigEndian.Uint32(p.Body)))
+		data = data[n:]
+	}
+	if f := g.onWrite; f != nil {
+		g.onWrite = nil
+		f()
+	}
+}
+
+// Members come, go and are slow while pushes of all classes make their rounds:
+// who is there gets each push once and in order, but for those that a later
+// one of the key replaced and the low ones a slow member goes without, and the
+// counts of each push are what the members saw.
+func TestRoundsReachEveryMemberOnce(t *testing.T) {
+	f := newFixture(t, 1, func(c *Config) { c.RoundBytes, c.OutboxBytes, c.Overflow = 1024, 8192, "drop" })
+	f.g.maxSessions = 1 << 20
+	b := f.buckets[0]
+	f.on(b, func() {
+		for seed := range uint64(200) {
+			if roundsOfGuests(t, b, seed); t.Failed() { // no FailNow: this is the loop's goroutine
+				break
+			}
+		}
+		if b.backlog != 0 || len(b.rooms) != 0 {
+			t.Errorf("backlog %d, %d rooms", b.backlog, len(b.rooms))
+		}
+	})
+}
+
+func roundsOfGuests(t *testing.T, b *Bucket, seed uint64) {
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	var guests []*guest
+	var pushed []*Delivery
+	enter := func() {
+		g := &guest{t: t, since: len(pushed), waited: map[int]bool{}}
+		if r := b.rooms[roomOne]; r != nil {
+			for i := range r.waiting {
+				g.waited[int(binary.BigEndian.Uint32(r.waiting[i].push().Body))] = true
+			}
+		}
+		g.session = b.Open(g, Stream, netip127())
+		g.session.state, g.session.ver = live, 1
+		b.join(g.session, roomOne)
+		if rnd.IntN(4) == 0 {
+			g.buffered = b.gateway.cfg.OutboxBytes/4 + 1 + rnd.IntN(2)*b.gateway.cfg.OutboxBytes
+		}
+		guests = append(guests, g)
+	}
+	leave := func() {
+		if g := guests[rnd.IntN(len(guests))]; !g.left {
+			g.left = true
+			b.Closed(g.session)
+		}
+	}
+	change := func() {
+		if rnd.IntN(2) == 0 {
+			enter()
+		} else {
+			leave()
+		}
+	}
+	for range 1 + rnd.IntN(12) {
+		enter()
+	}
+	room := b.rooms[roomOne]
+	for range 60 {
+		switch r := b.rooms[roomOne]; {
+		case r != room: // all have left, a new room begins: the old one ends first
+			for room.busy() {
+				b.walk(room, 3, time.Now())
+			}
+			if room = r; r == nil {
+				enter()
+				room = b.rooms[roomOne]
+			}
+		case rnd.IntN(3) == 0:
+			change()
+		case rnd.IntN(2) == 0:
+			p := Push{Op: 1, Room: roomOne, Body: make([]byte, 84), Class: Class(rnd.IntN(3)), Conflate: []string{"", "", "x", "y"}[rnd.IntN(4)]}
+			binary.BigEndian.PutUint32(p.Body, uint32(len(pushed)))
+			d := &Delivery{Pushes: []Push{p}, Results: make([]PushResult, 1), done: make(chan struct{})}
+			pushed = append(pushed, d)
+			d.hold()
+			b.pushRoom(r, d, 0)
+			d.release()
+		default:
+			if g := guests[rnd.IntN(len(guests))]; rnd.IntN(2) == 0 {
+				g.onWrite = change
+			}
+			b.walk(r, 1+rnd.IntN(5), time.Now())
+			b.flush()
+		}
+		if r := b.rooms[roomOne]; r != nil {
+			for i, m := range r.members {
+				if int(m.s.rooms[m.slot].pos) != i {
+					t.Errorf("seed %d: member at %d believes to be at %d", seed, i, m.s.rooms[m.slot].pos)
+				}
+			}
+		}
+	}
+	for room.busy() {
+		b.walk(room, 7, time.Now())
+		b.flush()
+	}
+	b.walking = nil
+	checkGuests(t, seed, guests, pushed)
+	for _, g := range guests {
+		if !g.left {
+			b.Closed(g.session)
+		}
+	}
+}
+
+func checkGuests(t *testing.T, seed uint64, guests []*guest, pushed []*Delivery) {
+	received := make([]uint32, len(pushed))
+	for _, g := range guests {
+		seen := make([]int, len(pushed))
+		last := map[Class]int{}
+		for _, n := range g.got {
+			p := &pushed[n].Pushes[0]
+			if n < g.since && !g.waited[n] || seen[n] > 0 || n < last[p.Class] {
+				t.Errorf("seed %d: one that is there since %d got %v", seed, g.since, g.got)
+				return
+			}
+			seen[n]++
+			received[n]++
+			last[p.Class] = n
+		}
+		for n := g.since; n < len(pushed) && !g.left && g.buffered == 0; n++ {
+			r := &pushed[n].Results[0]
+			if seen[n] == 0 && r.Conflated+r.Slow == 0 {
+				t.Errorf("seed %d: push %d (%+v) is not among %v", seed, n, r.Counts, g.got)
+			}
+		}
+	}
+	for n, d := range pushed {
+		select {
+		case <-d.Done():
+		default:
+			t.Errorf("seed %d: push %d has no answer", seed, n)
+		}
+		if r := d.Results[0]; r.Delivered != received[n] {
+			t.Errorf("seed %d: push %d is counted %+v, %d got it", seed, n, r.Counts, received[n])
+		}
+	}
+}
+
+// A push that comes while another is on its way does not wait for the end of
+// that round: members that lack both get both in one write.
+func TestAPushJoinsAWalkThatIsUnderWay(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	b := f.buckets[0]
+	f.on(b, func() {
+		var guests []*guest
+		for range 10 {
+			g := &guest{t: t}
+			g.session = b.Open(g, Stream, netip127())
+			g.session.state, g.session.ver = live, 1
+			b.join(g.session, roomOne)
+			guests = append(guests, g)
+		}
+		r := b.rooms[roomOne]
+		push := func(n byte) *Delivery {
+			d := &Delivery{Pushes: []Push{{Op: 1, Room: roomOne, Body: []byte{0, 0, 0, n}}}, Results: make([]PushResult, 1), done: make(chan struct{})}
+			d.hold()
+			b.pushRoom(r, d, 0)
+			d.release()
+			return d
+		}
+		first := push(0)
+		b.walk(r, 4, time.Now())
+		second := push(1)
+		if n := b.walk(r, 100, time.Now()); n != 10 {
+			t.Errorf("%d more writes, want 10: six with both, four with the second", n)
+		}
+		for i, g := range guests {
+			if !slices.Equal(g.got, []int{0, 1}) {
+				t.Errorf("member %d got %v", i, g.got)
+			}
+		}
+		for _, d := range []*Delivery{first, second} {
+			if d.Results[0].Delivered != 10 {
+				t.Errorf("%+v", d.Results[0].Counts)
+			}
+		}
+		b.walking = nil
+		for _, g := range guests {
+			b.Closed(g.session)
+		}
+	})
+}
+
+// A key that is pushed faster than the walk goes round: the members ahead get
+// only the newest, those who have had one get it and the newest.
+func TestConflationUnderWay(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	b := f.buckets[0]
+	conn := f.audience(b, roomOne, 10)
+	f.on(b, func() {
+		r := b.rooms[roomOne]
+		var all []*Delivery
+		for n := range byte(5) {
+			d := &Delivery{Pushes: []Push{{Op: 1, Room: roomOne, Conflate: "k", Body: []byte{0, 0, 0, n}}}, Results: make([]PushResult, 1), done: make(chan struct{})}
+			d.hold()
+			b.pushRoom(r, d, 0)
+			d.release()
+			b.walk(r, 2, time.Now())
+			all = append(all, d)
+		}
+		for r.busy() {
+			b.walk(r, 2, time.Now())
+		}
+		b.walking = nil
+		for i, d := range all {
+			want := Counts{Delivered: 2, Conflated: 8}
+			if i == 4 {
+				want = Counts{Delivered: 10}
+			}
+			if d.Results[0].Counts != want {
+				t.Errorf("push %d: %+v, want %+v", i, d.Results[0].Counts, want)
+			}
+		}
+		if conn.writes != 18 {
+			t.Errorf("%d writes, want 18: two each for the first four, ten for the last", conn.writes)
+		}
+	})
 }
