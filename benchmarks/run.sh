@@ -22,6 +22,9 @@ usage: benchmarks/run.sh [options] SCENARIO [flags of perseid bench]
                 a variable in the environment of a kind, for example comet:GOMAXPROCS=1
   -bin DIR      use the programs there instead of building them
   -keep DIR     write logs and data there and leave them (default: a temporary folder)
+  -warm SECONDS
+                push 2,000 messages a second to users for so long first: a broker that
+                has just begun runs most of its code for the first time (default 0)
   -wait         print the addresses and wait for Ctrl-C instead of running a scenario
 
 The addresses, the pids and the commit are given to the scenario.
@@ -34,7 +37,7 @@ die() {
   exit 1
 }
 
-comets=1 logics=1 jobs=1 archive=none sets=() envs=() bin='' keep='' wait_only=''
+comets=1 logics=1 jobs=1 archive=none sets=() envs=() bin='' keep='' wait_only='' warm=0
 while [[ $# -gt 0 ]]; do
   case $1 in
     -comets) comets=${2:?} && shift 2 ;;
@@ -45,6 +48,7 @@ while [[ $# -gt 0 ]]; do
     -env) envs+=("${2:?}") && shift 2 ;;
     -bin) bin=${2:?} && shift 2 ;;
     -keep) keep=${2:?} && shift 2 ;;
+    -warm) warm=${2:?} && shift 2 ;;
     -wait) wait_only=1 && shift ;;
     -h | --help) usage && exit ;;
     -*) usage >&2 && die "unknown option $1" ;;
@@ -210,6 +214,10 @@ if [[ -n $wait_only ]]; then
   echo "$bin/perseid bench SCENARIO ${flags[*]}"
   echo "logs: $work; Ctrl-C stops everything"
   while sleep 1; do :; done
+fi
+
+if ((warm > 0)); then
+  "$bin/perseid" bench unicast "${flags[@]}" -conns 200 -rate 2000 -duration "${warm}s" -quiet >/dev/null
 fi
 
 scenario=$1

@@ -21,7 +21,7 @@ type Config struct {
 	DialTimeout time.Duration `toml:"dial_timeout" doc:"time to connect to a broker, 100ms to 1m"`
 
 	RequestTimeout     time.Duration `toml:"request_timeout" doc:"time for a broker to answer a request, 1s to 2m"`
-	Linger             time.Duration `toml:"linger" doc:"interval in which pushes to one busy partition leave, to share a batch; where it brings fewer than eight nobody waits; 0s to 1s; 0s: never wait"`
+	Linger             time.Duration `toml:"linger" doc:"interval in which pushes to the rooms of one busy partition leave, to share a batch; where it brings fewer than eight nobody waits; 0s to 1s; 0s: never wait"`
 	OutageTimeout      time.Duration `toml:"outage_timeout" doc:"broker restart or leader change that the producer rides over while its callers wait, 1s to 10m"`
 	MaxRecordBytes     int           `toml:"max_record_bytes" doc:"size of one record; bodies may be 512 bytes smaller; 2048 to 16777216, and at most what the brokers take"`
 	MaxRecordTargets   int           `toml:"max_record_targets" doc:"keys and users that share one record, 1 to 100000"`

@@ -11,6 +11,7 @@ import (
 	"github.com/IBM/sarama"
 	"golang.org/x/sync/singleflight"
 
+	recordv1 "github.com/perseid-im/perseid/api/record/v1"
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/stream"
 )
@@ -162,6 +163,11 @@ func (p *Producer) append(ctx context.Context, m *message.Message, targets []mes
 	shares, err := split(len(m.Body), targets, partitions, limits{p.cfg.MaxRecordBytes, p.cfg.MaxRecordTargets})
 	if err != nil {
 		return 0, err
+	}
+	if len(shares) == 1 && shares[0].kind == recordv1.PushMsg_ROOM {
+		if err := s.linger(ctx, shares[0].partition); err != nil {
+			return 0, err
+		}
 	}
 	return len(shares), s.send(ctx, len(shares), func(i int) (*sarama.ProducerMessage, error) {
 		value, err := encode(m, &shares[i])

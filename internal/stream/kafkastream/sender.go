@@ -113,9 +113,6 @@ func (s *sender) send(ctx context.Context, n int, next func(i int) (*sarama.Prod
 	var cut error // why not all were sent
 	for i := range n {
 		msg, err := next(i)
-		if err == nil && n == 1 {
-			err = s.linger(ctx, msg.Partition)
-		}
 		if err == nil {
 			err = s.enqueue(ctx, a, msg)
 		}
