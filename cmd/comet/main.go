@@ -11,6 +11,7 @@ import (
 
 func main() {
 	app.SpareWakeups()
+	app.TuneGC(app.DenseGC)
 	cfg := app.DefaultCometConfig()
 	os.Exit(app.Main(context.Background(), "comet", os.Args[1:], os.Stdout, os.Stderr, &cfg, func(w io.Writer) (*app.App, error) {
 		return app.NewComet(cfg, w)

@@ -11,7 +11,7 @@ import (
 
 func main() {
 	app.SpareWakeups()
-	app.SpareGC()
+	app.TuneGC(app.SpareGC)
 	cfg := app.DefaultJobConfig()
 	os.Exit(app.Main(context.Background(), "job", os.Args[1:], os.Stdout, os.Stderr, &cfg, func(w io.Writer) (*app.App, error) {
 		return app.NewJob(cfg, w)

@@ -11,7 +11,7 @@ import (
 
 func main() {
 	app.SpareWakeups()
-	app.SpareGC()
+	app.TuneGC(app.SpareGC)
 	cfg := app.DefaultLogicConfig()
 	os.Exit(app.Main(context.Background(), "logic", os.Args[1:], os.Stdout, os.Stderr, &cfg, func(w io.Writer) (*app.App, error) {
 		return app.NewLogic(cfg, w)
