@@ -8,18 +8,23 @@ export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 results=benchmarks/results
 
+# A broker that is seconds old is slow, and two cores have no use for 16
+# partitions: each is a batch of its own in every hop.
+common=(-warm 15 -set logic:kafka.partitions=4 -set job:kafka.partitions=4)
+
 # name | options of run.sh | scenario and its flags
 runs() {
   cat <<'TEXT'
 room-unmerged-tcp||room -rate 10 -limit -repeat 3
 room-unmerged-websocket||room -transport ws -rate 10 -limit -repeat 3
-room-merged-tcp||room -rate 100,1000,4000 -publishers 128 -repeat 3 -duration 6s
-room-merged-websocket||room -transport ws -rate 100,1000,4000 -publishers 128 -repeat 3 -duration 6s
-idle-tcp||idle -conns 19000 -heartbeat 60s -duration 25s
-idle-websocket||idle -conns 19000 -transport ws -heartbeat 60s -duration 25s
+room-merged-tcp||room -rate 100,1000,4000 -publishers 256 -repeat 3 -duration 6s
+room-merged-websocket||room -transport ws -rate 100,1000,4000 -publishers 256 -repeat 3 -duration 6s
+room-capacity||capacity -target 500ms -publishers 512
+idle-tcp|-warm 0|idle -conns 19000 -heartbeat 60s -duration 25s
+idle-websocket|-warm 0|idle -conns 19000 -transport ws -heartbeat 60s -duration 25s
 connect||connect -inflight 2500 -repeat 7
 unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 6s
-unicast-batch||unicast -rate 0 -route v1 -batch 250 -publishers 40 -repeat 3 -duration 6s
+unicast-batch||unicast -rate 620,0 -route v1 -batch 250 -publishers 40 -repeat 3 -duration 6s
 slow|-set comet:listen.send_buffer=65536|slow -rate 50 -body 512 -duration 14s -repeat 3
 mixed||mixed -duration 8s -repeat 3
 unicast-stored|-archive mariadb|unicast -store -rate 200,1000,0 -repeat 3 -duration 6s
@@ -39,5 +44,5 @@ while IFS='|' read -r name options scenario; do
   [[ $# -eq 0 || " $* " == *" $name "* ]] || continue
   echo "== $name"
   # shellcheck disable=SC2086 # lists of words
-  benchmarks/run.sh -bin "$bin" $options $scenario -quiet -o "$results/$name.json" </dev/null
+  benchmarks/run.sh -bin "$bin" "${common[@]}" $options $scenario -quiet -o "$results/$name.json" </dev/null
 done < <(runs)

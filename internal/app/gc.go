@@ -10,8 +10,8 @@ const (
 	// megabytes. It costs some tens of megabytes.
 	SpareGC = 400
 	// DenseGC is for a comet, which holds much and allocates little: with
-	// Go's default, a sixth of the memory of idle connections is garbage of
-	// their handshakes (1,648 against 1,366 bytes a WebSocket).
+	// Go's default, much of the memory of idle connections is garbage of
+	// their handshakes.
 	DenseGC = 60
 )
 
