@@ -120,7 +120,8 @@ func mayKnow(from, to string) bool {
 	case slices.Contains(portCores(), from):
 		return to == nouns || to == handles
 	case slices.Contains(portCores(), room):
-		return to == room || within(to, adapterOf(from)) || to == nouns || to == handles
+		return to == room || within(to, adapterOf(from)) || to == nouns || to == handles ||
+			to == "internal/redisconn" && strings.HasPrefix(path.Base(from), "redis")
 	default: // the other rooms: obs, config, registry, embedded ...
 		return within(to, room) || to == handles && room != handles
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/presence"
+	"github.com/perseid-im/perseid/internal/redisconn"
 )
 
 var _ presence.Broadcasts = (*Registry)(nil)
@@ -50,7 +51,7 @@ func (r *Registry) Report(ctx context.Context, node presence.Node, shares []pres
 
 func (r *Registry) report(ctx context.Context, node presence.Node, shares []presence.Share) ([]message.ID, error) {
 	nowMS := r.clock.nowMS()
-	commands := []command{{name: "ZRANGEBYSCORE", args: []any{canceledKey, nowMS - r.cfg.BroadcastTTL.Milliseconds(), "+inf"}}}
+	commands := []redisconn.Command{{Name: "ZRANGEBYSCORE", Args: []any{canceledKey, nowMS - r.cfg.BroadcastTTL.Milliseconds(), "+inf"}}}
 	field := node.Name + "/" + decimal(node.Incarnation)
 	for i := range shares {
 		commands = append(commands, r.keep(shares[i].ID, nowMS, field, encodeShare(&shares[i], nowMS))...)
@@ -75,13 +76,13 @@ func (r *Registry) Cancel(ctx context.Context, id message.ID) error {
 	nowMS := r.clock.nowMS()
 	ttlMS := r.cfg.BroadcastTTL.Milliseconds()
 	key := broadcastKey(id)
-	_, err := r.run(ctx, []command{
+	_, err := r.run(ctx, []redisconn.Command{
 		// What the comets read is first: without it the rest means nothing.
-		{name: "ZADD", args: []any{canceledKey, "NX", nowMS, id.String()}},
-		{name: "HSETNX", args: []any{key, canceledField, nowMS}},
-		{name: "PEXPIRE", args: []any{key, ttlMS}},
-		{name: "ZREMRANGEBYSCORE", args: []any{canceledKey, "-inf", nowMS - ttlMS}},
-		{name: "ZREMRANGEBYRANK", args: []any{canceledKey, 0, -r.cfg.MaxBroadcasts - 1}},
+		{Name: "ZADD", Args: []any{canceledKey, "NX", nowMS, id.String()}},
+		{Name: "HSETNX", Args: []any{key, canceledField, nowMS}},
+		{Name: "PEXPIRE", Args: []any{key, ttlMS}},
+		{Name: "ZREMRANGEBYSCORE", Args: []any{canceledKey, "-inf", nowMS - ttlMS}},
+		{Name: "ZREMRANGEBYRANK", Args: []any{canceledKey, 0, -r.cfg.MaxBroadcasts - 1}},
 	})
 	if err != nil {
 		return fmt.Errorf("cancel broadcast %v: %w", id, err)
@@ -91,7 +92,7 @@ func (r *Registry) Cancel(ctx context.Context, id message.ID) error {
 
 // Broadcast returns what is known about one; see presence.Broadcasts.
 func (r *Registry) Broadcast(ctx context.Context, id message.ID) (presence.Broadcast, bool, error) {
-	replies, err := r.run(ctx, []command{{name: "HGETALL", args: []any{broadcastKey(id)}}})
+	replies, err := r.run(ctx, []redisconn.Command{{Name: "HGETALL", Args: []any{broadcastKey(id)}}})
 	if err != nil {
 		return presence.Broadcast{}, false, fmt.Errorf("broadcast %v: %w", id, err)
 	}
@@ -112,7 +113,7 @@ func (r *Registry) Broadcasts(ctx context.Context) ([]presence.Broadcast, error)
 }
 
 func (r *Registry) readBroadcasts(ctx context.Context) ([]presence.Broadcast, error) {
-	replies, err := r.run(ctx, []command{{name: "ZREVRANGE", args: []any{broadcastsKey, 0, r.cfg.MaxBroadcasts - 1}}})
+	replies, err := r.run(ctx, []redisconn.Command{{Name: "ZREVRANGE", Args: []any{broadcastsKey, 0, r.cfg.MaxBroadcasts - 1}}})
 	if err != nil {
 		return nil, err
 	}
@@ -121,9 +122,9 @@ func (r *Registry) readBroadcasts(ctx context.Context) ([]presence.Broadcast, er
 		return nil, err
 	}
 	slices.SortFunc(ids, func(a, b message.ID) int { return bytes.Compare(a[:], b[:]) })
-	commands := make([]command, len(ids))
+	commands := make([]redisconn.Command, len(ids))
 	for i, id := range ids {
-		commands[i] = command{name: "HGETALL", args: []any{broadcastKey(id)}}
+		commands[i] = redisconn.Command{Name: "HGETALL", Args: []any{broadcastKey(id)}}
 	}
 	if replies, err = r.runSome(ctx, commands); err != nil {
 		return nil, err
@@ -142,21 +143,21 @@ func (r *Registry) readBroadcasts(ctx context.Context) ([]presence.Broadcast, er
 }
 
 // keep writes a field of a broadcast and says that it was heard of.
-func (r *Registry) keep(id message.ID, nowMS int64, field, value string) []command {
+func (r *Registry) keep(id message.ID, nowMS int64, field, value string) []redisconn.Command {
 	key := broadcastKey(id)
-	return []command{
-		{name: "HSET", args: []any{key, field, value}},
-		{name: "PEXPIRE", args: []any{key, r.cfg.BroadcastTTL.Milliseconds()}},
-		{name: "ZADD", args: []any{broadcastsKey, nowMS, id.String()}},
+	return []redisconn.Command{
+		{Name: "HSET", Args: []any{key, field, value}},
+		{Name: "PEXPIRE", Args: []any{key, r.cfg.BroadcastTTL.Milliseconds()}},
+		{Name: "ZADD", Args: []any{broadcastsKey, nowMS, id.String()}},
 	}
 }
 
 // forgetOld drops what has expired from the index; the last reply is what
 // forgetMany wants.
-func (r *Registry) forgetOld(nowMS int64) []command {
-	return []command{
-		{name: "ZREMRANGEBYSCORE", args: []any{broadcastsKey, "-inf", nowMS - r.cfg.BroadcastTTL.Milliseconds()}},
-		{name: "ZCARD", args: []any{broadcastsKey}},
+func (r *Registry) forgetOld(nowMS int64) []redisconn.Command {
+	return []redisconn.Command{
+		{Name: "ZREMRANGEBYSCORE", Args: []any{broadcastsKey, "-inf", nowMS - r.cfg.BroadcastTTL.Milliseconds()}},
+		{Name: "ZCARD", Args: []any{broadcastsKey}},
 	}
 }
 
@@ -168,7 +169,7 @@ func (r *Registry) forgetMany(ctx context.Context, count any) error {
 	if err != nil || n <= r.cfg.MaxBroadcasts {
 		return err
 	}
-	replies, err := r.run(ctx, []command{{name: "ZPOPMIN", args: []any{broadcastsKey, n - r.cfg.MaxBroadcasts}}})
+	replies, err := r.run(ctx, []redisconn.Command{{Name: "ZPOPMIN", Args: []any{broadcastsKey, n - r.cfg.MaxBroadcasts}}})
 	if err != nil {
 		return err
 	}
@@ -176,10 +177,10 @@ func (r *Registry) forgetMany(ctx context.Context, count any) error {
 	if err != nil {
 		return err
 	}
-	var commands []command
+	var commands []redisconn.Command
 	for i := 0; i < len(popped); i += 2 { // id, score, ...
 		if id, ok := message.ParseID(string(popped[i])); ok {
-			commands = append(commands, command{name: "DEL", args: []any{broadcastKey(id)}})
+			commands = append(commands, redisconn.Command{Name: "DEL", Args: []any{broadcastKey(id)}})
 		}
 	}
 	_, err = r.runSome(ctx, commands)

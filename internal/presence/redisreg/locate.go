@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/perseid-im/perseid/internal/presence"
+	"github.com/perseid-im/perseid/internal/redisconn"
 )
 
 // Locate answers queries; see presence.Registry. Located.Nodes are by name.
@@ -21,11 +22,11 @@ func (r *Registry) locate(ctx context.Context, queries []presence.Query) (presen
 	for _, q := range queries {
 		targets += len(q.Keys) + len(q.Mids)
 	}
-	commands := make([]command, 0, targets+2)
+	commands := make([]redisconn.Command, 0, targets+2)
 	args := make([]any, 0, targets) // one backing array for the arguments of all
 	ask := func(name, key string) {
 		args = append(args, key)
-		commands = append(commands, command{name: name, args: args[len(args)-1:]})
+		commands = append(commands, redisconn.Command{Name: name, Args: args[len(args)-1:]})
 	}
 	for _, q := range queries {
 		for _, key := range q.Keys {

@@ -13,6 +13,7 @@ import (
 	"github.com/gomodule/redigo/redis"
 
 	"github.com/perseid-im/perseid/internal/presence"
+	"github.com/perseid-im/perseid/internal/redisconn"
 )
 
 // errReply is an answer of another shape than Redis gives.
@@ -33,8 +34,8 @@ func (r *Registry) renewLease(ctx context.Context, info presence.NodeInfo, ttl t
 	if err != nil {
 		return false, err
 	}
-	replies, err := r.run(ctx, []command{{script: r.lease,
-		args: []any{nodesKey, info.Name, decimal(info.Incarnation), ttl.Milliseconds(), record, r.clock.deadline(ctx)}}})
+	replies, err := r.run(ctx, []redisconn.Command{{Script: r.lease, Keys: []string{nodesKey},
+		Args: []any{info.Name, decimal(info.Incarnation), ttl.Milliseconds(), record, r.clock.deadline(ctx)}}})
 	if err != nil {
 		return false, err
 	}
@@ -49,8 +50,8 @@ func (r *Registry) renewLease(ctx context.Context, info presence.NodeInfo, ttl t
 
 // Release ends the lease of this incarnation; see presence.Registry.
 func (r *Registry) Release(ctx context.Context, node presence.Node) error {
-	_, err := r.run(ctx, []command{{script: r.leaseRelease,
-		args: []any{nodesKey, node.Name, decimal(node.Incarnation)}}})
+	_, err := r.run(ctx, []redisconn.Command{{Script: r.leaseRelease, Keys: []string{nodesKey},
+		Args: []any{node.Name, decimal(node.Incarnation)}}})
 	if err != nil {
 		return fmt.Errorf("release %s: %w", node.Name, err)
 	}
@@ -69,8 +70,8 @@ func (r *Registry) Nodes(ctx context.Context) ([]presence.NodeInfo, error) {
 
 // nodeCommands ask for the clock and the leases, in this order: a lease that
 // is taken between them has not ended. liveNodes reads the replies.
-func nodeCommands() []command {
-	return []command{{name: "TIME"}, {name: "HGETALL", args: []any{nodesKey}}}
+func nodeCommands() []redisconn.Command {
+	return []redisconn.Command{{Name: "TIME"}, {Name: "HGETALL", Args: []any{nodesKey}}}
 }
 
 func (r *Registry) readNodes(ctx context.Context) ([]presence.NodeInfo, error) {
@@ -159,8 +160,8 @@ func byName(nodes []presence.NodeInfo) map[string]int {
 // SetRooms replaces the room counts of a node; see presence.Registry. Counts
 // of 0 or less are left out.
 func (r *Registry) SetRooms(ctx context.Context, node presence.Node, counts map[string]int32, ttl time.Duration) error {
-	_, err := r.run(ctx, []command{{name: "SET",
-		args: []any{roomsKey(node.Name), encodeRooms(node.Incarnation, counts), "PX", ttl.Milliseconds()}}})
+	_, err := r.run(ctx, []redisconn.Command{{Name: "SET",
+		Args: []any{roomsKey(node.Name), encodeRooms(node.Incarnation, counts), "PX", ttl.Milliseconds()}}})
 	if err != nil {
 		return fmt.Errorf("set rooms of %s: %w", node.Name, err)
 	}
@@ -181,9 +182,9 @@ func (r *Registry) sumRooms(ctx context.Context) (map[string]int32, error) {
 	if err != nil {
 		return nil, err
 	}
-	commands := make([]command, len(nodes))
+	commands := make([]redisconn.Command, len(nodes))
 	for i := range nodes {
-		commands[i] = command{name: "GET", args: []any{roomsKey(nodes[i].Name)}}
+		commands[i] = redisconn.Command{Name: "GET", Args: []any{roomsKey(nodes[i].Name)}}
 	}
 	replies, err := r.runSome(ctx, commands)
 	if err != nil {

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"reflect"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +16,7 @@ import (
 
 	"github.com/perseid-im/perseid/internal/leakcheck"
 	"github.com/perseid-im/perseid/internal/presence"
+	"github.com/perseid-im/perseid/internal/redisconn"
 	"github.com/perseid-im/perseid/internal/testdeps"
 )
 
@@ -276,25 +275,19 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// fillPool leaves n idle connections.
+// fillPool leaves n idle connections: as many calls wait in Redis at once.
 func fillPool(t *testing.T, r *Registry, n int) {
 	t.Helper()
-	conns := make([]redis.Conn, n)
-	for i := range conns {
-		conn, err := r.pool.GetContext(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := conn.Do("PING"); err != nil {
-			t.Fatal(err)
-		}
-		conns[i] = conn
+	waits := []redisconn.Command{{Name: "BLPOP", Args: []any{"never", "0.1"}}}
+	var calls sync.WaitGroup
+	for range n {
+		calls.Go(func() {
+			if _, err := r.run(t.Context(), waits); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	for _, conn := range conns {
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	calls.Wait()
 }
 
 func TestFrozenRedis(t *testing.T) {
@@ -348,53 +341,6 @@ func TestFrozenRedis(t *testing.T) {
 	}
 	if err := r.Ping(t.Context()); err == nil {
 		t.Error("a closed registry answers")
-	}
-}
-
-func TestCheckIdle(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	pair := func() (ours, theirs net.Conn) {
-		ours, err := net.Dial("tcp", listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		theirs, err = listener.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { ours.Close(); theirs.Close() })
-		return ours, theirs
-	}
-	await := func(conn net.Conn) (err error) {
-		for deadline := time.Now().Add(10 * time.Second); err == nil && time.Now().Before(deadline); runtime.Gosched() {
-			err = checkIdle(conn)
-		}
-		return err
-	}
-	healthy, _ := pair()
-	if err := checkIdle(healthy); err != nil {
-		t.Errorf("healthy connection: %v", err)
-	}
-	closed, theirs := pair()
-	theirs.Close()
-	if err := await(closed); !errors.Is(err, io.EOF) {
-		t.Errorf("closed by the other side: %v", err)
-	}
-	talking, theirs := pair()
-	if _, err := theirs.Write([]byte("-ERR go away\r\n")); err != nil {
-		t.Fatal(err)
-	}
-	if err := await(talking); err == nil {
-		t.Error("unexpected data was not noticed")
-	}
-	ours, _ := pair()
-	ours.Close()
-	if err := checkIdle(ours); err == nil {
-		t.Error("closed by us was not noticed")
 	}
 }
 

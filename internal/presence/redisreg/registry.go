@@ -54,9 +54,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/gomodule/redigo/redis"
-
 	"github.com/perseid-im/perseid/internal/presence"
+	"github.com/perseid-im/perseid/internal/redisconn"
 )
 
 //go:embed user_put.lua
@@ -81,12 +80,12 @@ var leaseReleaseSource string
 type Registry struct {
 	cfg   Config
 	ttlMS int64
-	pool  *redis.Pool
+	pool  *redisconn.Pool
 
 	clock  serverClock
 	server atomic.Pointer[string] // see runID
 
-	userPut, keyPut, keyRenew, keyDelete, lease, leaseRelease *script
+	userPut, keyPut, keyRenew, keyDelete, lease, leaseRelease *redisconn.Script
 
 	parsedMu sync.Mutex
 	parsed   map[string]parsedNode // by name; see liveNodes
@@ -100,16 +99,20 @@ func New(cfg Config) (*Registry, error) {
 		return nil, errors.New("redisreg: session_ttl, broadcast_ttl, pool_size and max_broadcasts must be positive")
 	}
 	return &Registry{
-		cfg:          cfg,
-		ttlMS:        cfg.SessionTTL.Milliseconds(),
-		pool:         newPool(cfg),
+		cfg:   cfg,
+		ttlMS: cfg.SessionTTL.Milliseconds(),
+		pool: redisconn.NewPool(redisconn.Config{
+			Addr: cfg.Addr, Username: cfg.Username, Password: cfg.Password, DB: cfg.DB,
+			PoolSize: cfg.PoolSize, PoolIdle: cfg.PoolIdle,
+			DialTimeout: cfg.DialTimeout, ReadTimeout: cfg.ReadTimeout, WriteTimeout: cfg.WriteTimeout,
+		}),
 		clock:        serverClock{born: time.Now()},
-		userPut:      newScript(userPutSource),
-		keyPut:       newScript(keyPutSource),
-		keyRenew:     newScript(keyRenewSource),
-		keyDelete:    newScript(keyDeleteSource),
-		lease:        newScript(leaseSource),
-		leaseRelease: newScript(leaseReleaseSource),
+		userPut:      redisconn.NewScript(userPutSource),
+		keyPut:       redisconn.NewScript(keyPutSource),
+		keyRenew:     redisconn.NewScript(keyRenewSource),
+		keyDelete:    redisconn.NewScript(keyDeleteSource),
+		lease:        redisconn.NewScript(leaseSource),
+		leaseRelease: redisconn.NewScript(leaseReleaseSource),
 		parsed:       map[string]parsedNode{},
 	}, nil
 }
@@ -119,7 +122,7 @@ func (r *Registry) Close() error { return r.pool.Close() }
 
 // Ping tells whether Redis answers.
 func (r *Registry) Ping(ctx context.Context) error {
-	if _, err := r.run(ctx, []command{{name: "PING"}}); err != nil {
+	if _, err := r.run(ctx, []redisconn.Command{{Name: "PING"}}); err != nil {
 		return fmt.Errorf("ping: %w", err)
 	}
 	return nil
@@ -130,7 +133,7 @@ func (r *Registry) Connect(ctx context.Context, node presence.Node, sessions []p
 	if len(sessions) == 0 {
 		return nil, nil
 	}
-	commands := make([]command, 0, 2*len(sessions))
+	commands := make([]redisconn.Command, 0, 2*len(sessions))
 	keyReply := make([]int, len(sessions)) // index of the reply + 1
 	until := r.clock.deadline(ctx)
 	for i, s := range sessions {
@@ -138,8 +141,8 @@ func (r *Registry) Connect(ctx context.Context, node presence.Node, sessions []p
 			commands = append(commands, r.putUser(node, s, until))
 		}
 		if s.Key != "" {
-			commands = append(commands, command{script: r.keyPut,
-				args: []any{keyKey(s.Key), keyValue(node, s, r.runID()), r.ttlMS, until}})
+			commands = append(commands, redisconn.Command{Script: r.keyPut, Keys: []string{keyKey(s.Key)},
+				Args: []any{keyValue(node, s, r.runID()), r.ttlMS, until}})
 			keyReply[i] = len(commands)
 		}
 	}
@@ -165,14 +168,14 @@ func (r *Registry) Connect(ctx context.Context, node presence.Node, sessions []p
 
 // Disconnect removes sessions; see presence.Registry.
 func (r *Registry) Disconnect(ctx context.Context, node presence.Node, sessions []presence.Session) error {
-	commands := make([]command, 0, 2*len(sessions))
+	commands := make([]redisconn.Command, 0, 2*len(sessions))
 	for _, s := range sessions {
 		if s.Mid > 0 {
-			commands = append(commands, command{name: "HDEL", args: []any{userKey(s.Mid), identity(node, s.ID, '/')}})
+			commands = append(commands, redisconn.Command{Name: "HDEL", Args: []any{userKey(s.Mid), identity(node, s.ID, '/')}})
 		}
 		if s.Key != "" {
-			commands = append(commands, command{script: r.keyDelete,
-				args: []any{keyKey(s.Key), identity(node, s.ID, '|')}})
+			commands = append(commands, redisconn.Command{Script: r.keyDelete, Keys: []string{keyKey(s.Key)},
+				Args: []any{identity(node, s.ID, '|')}})
 		}
 	}
 	if _, err := r.runSome(ctx, commands); err != nil {
@@ -196,7 +199,7 @@ type foreignKey struct {
 }
 
 func (r *Registry) renew(ctx context.Context, node presence.Node, sessions []presence.Session) error {
-	commands := make([]command, 0, 2*len(sessions))
+	commands := make([]redisconn.Command, 0, 2*len(sessions))
 	owner := make([]int, 0, 2*len(sessions)) // session of each command; -1 = one of its user
 	until := r.clock.deadline(ctx)
 	for i, s := range sessions {
@@ -232,7 +235,7 @@ func (r *Registry) takeFromTheDead(ctx context.Context, node presence.Node, fore
 		return err
 	}
 	index := byName(live)
-	var commands []command
+	var commands []redisconn.Command
 	for _, f := range foreign {
 		at, ok := parseKeyValue(f.value)
 		if run := keyRun(f.value); ok && (run == "" || run == r.runID()) {
@@ -246,17 +249,26 @@ func (r *Registry) takeFromTheDead(ctx context.Context, node presence.Node, fore
 	return err
 }
 
-func (r *Registry) putUser(node presence.Node, s presence.Session, until string) command {
-	return command{script: r.userPut, args: []any{userKey(s.Mid), identity(node, s.ID, '/'), r.ttlMS, until}}
+func (r *Registry) putUser(node presence.Node, s presence.Session, until string) redisconn.Command {
+	return redisconn.Command{Script: r.userPut, Keys: []string{userKey(s.Mid)}, Args: []any{identity(node, s.ID, '/'), r.ttlMS, until}}
 }
 
-func (r *Registry) renewKey(node presence.Node, s presence.Session, replace []byte) command {
-	return command{script: r.keyRenew,
-		args: []any{keyKey(s.Key), keyPrefix(s.Mid, r.runID()), identity(node, s.ID, '|'), r.ttlMS, replace}}
+func (r *Registry) renewKey(node presence.Node, s presence.Session, replace []byte) redisconn.Command {
+	return redisconn.Command{Script: r.keyRenew, Keys: []string{keyKey(s.Key)},
+		Args: []any{keyPrefix(s.Mid, r.runID()), identity(node, s.ID, '|'), r.ttlMS, replace}}
+}
+
+// run is a pipeline; the first error reply is the error of the whole.
+func (r *Registry) run(ctx context.Context, commands []redisconn.Command) ([]any, error) {
+	replies, err := r.pool.RunAll(ctx, commands)
+	if err != nil {
+		return nil, fmt.Errorf("redis %s: %w", r.cfg.Addr, err)
+	}
+	return replies, nil
 }
 
 // runSome is run, where no commands need no round trip.
-func (r *Registry) runSome(ctx context.Context, commands []command) ([]any, error) {
+func (r *Registry) runSome(ctx context.Context, commands []redisconn.Command) ([]any, error) {
 	if len(commands) == 0 {
 		return nil, ctx.Err()
 	}

@@ -8,10 +8,11 @@ import (
 	"github.com/gomodule/redigo/redis"
 
 	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/internal/redisconn"
 	"github.com/perseid-im/perseid/internal/timeline"
 )
 
-// Bounds of one script: nobody else is served while it runs.
+// Bounds of one Script: nobody else is served while it runs.
 const (
 	maxTogether        = 64 // timelines
 	maxTogetherRecords = 256
@@ -36,7 +37,7 @@ func (s *Store) Append(ctx context.Context, inc timeline.Incarnation, batch []ti
 		}
 		return results, nil
 	}
-	var commands []command
+	var commands []redisconn.Command
 	var parts [][]int
 	for _, group := range s.groups(len(batch), func(i int) message.Timeline { return batch[i].Timeline }) {
 		for len(group) > 0 {
@@ -76,7 +77,7 @@ func (s *Store) tokens(inc timeline.Incarnation) (of func(message.Timeline) stri
 	return func(tl message.Timeline) string { return snap.token(slotOf(metaKey(tl))) }, ok
 }
 
-// groups are the timelines that may share a script: all of them, or on a
+// groups are the timelines that may share a Script: all of them, or on a
 // cluster those of one slot.
 func (s *Store) groups(n int, of func(i int) message.Timeline) [][]int {
 	if s.cluster == nil {
@@ -124,20 +125,20 @@ func valuesOf(batch []timeline.WindowAppend) [][][]byte {
 	return values
 }
 
-func (s *Store) appendCommand(how, token string, batch []timeline.WindowAppend, values [][][]byte, part []int) command {
-	c := command{script: s.scripts.append, args: []any{s.marker(), how, token, s.cfg.IdleTTL.Milliseconds(), timeline.MaxSeedAgeMS}}
+func (s *Store) appendCommand(how, token string, batch []timeline.WindowAppend, values [][][]byte, part []int) redisconn.Command {
+	c := redisconn.Command{Script: s.scripts.append, Args: []any{s.marker(), how, token, s.cfg.IdleTTL.Milliseconds(), timeline.MaxSeedAgeMS}}
 	for _, i := range part {
 		b := &batch[i]
-		c.keys = append(c.keys, metaKey(b.Timeline), logKey(b.Timeline), ringKey(b.Timeline))
+		c.Keys = append(c.Keys, metaKey(b.Timeline), logKey(b.Timeline), ringKey(b.Timeline))
 		seed, ring := "", []byte(nil)
 		if b.Seed != nil {
 			seed, ring = encodeSeed(b.Seed), encodeRing(b.Timeline, b.Seed)
 		}
-		c.args = append(c.args, int(b.Mode), b.Keep.Entries, b.Keep.Bytes, b.Keep.HardEntries, b.Keep.HardBytes,
+		c.Args = append(c.Args, int(b.Mode), b.Keep.Entries, b.Keep.Bytes, b.Keep.HardEntries, b.Keep.HardBytes,
 			timeline.Recent(b.Timeline), seed, ring, len(b.Records))
 		for j := range b.Records {
 			r := &b.Records[j]
-			c.args = append(c.args, r.At.Generation, r.At.Offset, r.Message.ID[:], values[i][j])
+			c.Args = append(c.Args, r.At.Generation, r.At.Offset, r.Message.ID[:], values[i][j])
 		}
 	}
 	return c
@@ -185,10 +186,10 @@ func appendResults(results []timeline.WindowAppended, batch []timeline.WindowApp
 
 // MarkArchived raises arch; see timeline.Window.
 func (s *Store) MarkArchived(ctx context.Context, marks []timeline.Top) error {
-	err := s.together(ctx, s.scripts.mark, len(marks), func(i int) message.Timeline { return marks[i].Timeline }, []any{s.cfg.IdleTTL.Milliseconds()}, func(c *command, i int) {
+	err := s.together(ctx, s.scripts.mark, len(marks), func(i int) message.Timeline { return marks[i].Timeline }, []any{s.cfg.IdleTTL.Milliseconds()}, func(c *redisconn.Command, i int) {
 		tl := marks[i].Timeline
-		c.keys = append(c.keys, metaKey(tl), logKey(tl), ringKey(tl))
-		c.args = append(c.args, marks[i].Epoch, marks[i].Seq)
+		c.Keys = append(c.Keys, metaKey(tl), logKey(tl), ringKey(tl))
+		c.Args = append(c.Args, marks[i].Epoch, marks[i].Seq)
 	}, nil)
 	if err != nil {
 		return fmt.Errorf("mark %d timelines archived: %w", len(marks), err)
@@ -198,7 +199,7 @@ func (s *Store) MarkArchived(ctx context.Context, marks []timeline.Top) error {
 
 // together runs a script for n timelines, some in each call. before goes ahead
 // of their arguments. take gets the reply for each, if the script gives one.
-func (s *Store) together(ctx context.Context, sc *script, n int, of func(i int) message.Timeline, before []any, add func(*command, int), take func(int, any) error) error {
+func (s *Store) together(ctx context.Context, sc *redisconn.Script, n int, of func(i int) message.Timeline, before []any, add func(*redisconn.Command, int), take func(int, any) error) error {
 	if n == 0 {
 		return ctx.Err()
 	}
@@ -206,11 +207,11 @@ func (s *Store) together(ctx context.Context, sc *script, n int, of func(i int) 
 	if err != nil {
 		return err
 	}
-	var commands []command
+	var commands []redisconn.Command
 	var parts [][]int
 	for _, group := range s.groups(n, of) {
 		for part := range slices.Chunk(group, s.perScript) {
-			c := command{script: sc, args: append([]any{s.marker(), how}, before...)}
+			c := redisconn.Command{Script: sc, Args: append([]any{s.marker(), how}, before...)}
 			for _, i := range part {
 				add(&c, i)
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gomodule/redigo/redis"
 
+	"github.com/perseid-im/perseid/internal/redisconn"
 	"github.com/perseid-im/perseid/internal/timeline"
 )
 
@@ -20,12 +21,12 @@ type cluster struct {
 
 	mu     sync.Mutex
 	slots  slotMap // nil = not read, or known to be wrong
-	pools  map[string]*redis.Pool
+	pools  map[string]*redisconn.Pool
 	closed bool
 }
 
 func newCluster(cfg Config) *cluster {
-	return &cluster{cfg: cfg, pools: map[string]*redis.Pool{}}
+	return &cluster{cfg: cfg, pools: map[string]*redisconn.Pool{}}
 }
 
 func (c *cluster) close() error {
@@ -39,16 +40,14 @@ func (c *cluster) close() error {
 	return err
 }
 
-func (c *cluster) pool(addr string) (*redis.Pool, error) {
+func (c *cluster) pool(addr string) (*redisconn.Pool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return nil, errors.New("closed")
 	}
 	if c.pools[addr] == nil {
-		cfg := c.cfg
-		cfg.Addr = addr
-		c.pools[addr] = newPool(cfg)
+		c.pools[addr] = c.cfg.pool(addr)
 	}
 	return c.pools[addr], nil
 }
@@ -76,7 +75,7 @@ func (c *cluster) mapNow(ctx context.Context, fresh bool) (slotMap, error) {
 	}
 	var failed error
 	for _, addr := range nodes {
-		replies, err := c.ask(ctx, addr, []command{{name: "CLUSTER", args: []any{"SLOTS"}}})
+		replies, err := c.ask(ctx, addr, []redisconn.Command{{Name: "CLUSTER", Args: []any{"SLOTS"}}})
 		if err == nil {
 			var m slotMap
 			if m, err = parseSlots(addr, replies[0]); err == nil {
@@ -92,19 +91,12 @@ func (c *cluster) mapNow(ctx context.Context, fresh bool) (slotMap, error) {
 }
 
 // ask sends commands to one node and returns all replies, errors among them.
-func (c *cluster) ask(ctx context.Context, addr string, commands []command) ([]any, error) {
+func (c *cluster) ask(ctx context.Context, addr string, commands []redisconn.Command) ([]any, error) {
 	pool, err := c.pool(addr)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := pool.GetContext(ctx)
-	if err != nil {
-		return nil, withDeadline(ctx, err)
-	}
-	replies, err := exchangeAll(ctx, conn, commands)
-	// The error of Close is the one of the exchange again.
-	_ = conn.Close()
-	return replies, withDeadline(ctx, err)
+	return pool.Run(ctx, commands)
 }
 
 // Slots move, and masters change: what was sent to the wrong one is sent again.
@@ -115,7 +107,7 @@ const (
 
 // run sends each command to the master of its first key; those without keys
 // go to any. Replies are parallel to commands.
-func (c *cluster) run(ctx context.Context, commands []command) ([]any, error) {
+func (c *cluster) run(ctx context.Context, commands []redisconn.Command) ([]any, error) {
 	replies := make([]any, len(commands))
 	left := make([]int, len(commands))
 	for i := range left {
@@ -157,15 +149,15 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // runOnce returns the commands that were sent to a node that does not have
 // their slot, and what it said.
-func (c *cluster) runOnce(ctx context.Context, m slotMap, commands []command, replies []any, left []int) (again []int, why, err error) {
+func (c *cluster) runOnce(ctx context.Context, m slotMap, commands []redisconn.Command, replies []any, left []int) (again []int, why, err error) {
 	byNode := map[string][]int{}
 	for _, i := range left {
 		addr := m[0].addr
-		if keys := commands[i].keys; len(keys) > 0 {
+		if keys := commands[i].Keys; len(keys) > 0 {
 			addr = m.owner(slotOf(keys[0]))
 		}
 		if addr == "" {
-			return nil, nil, fmt.Errorf("nobody has slot %d", slotOf(commands[i].keys[0]))
+			return nil, nil, fmt.Errorf("nobody has slot %d", slotOf(commands[i].Keys[0]))
 		}
 		byNode[addr] = append(byNode[addr], i)
 	}
@@ -176,7 +168,7 @@ func (c *cluster) runOnce(ctx context.Context, m slotMap, commands []command, re
 	}
 	answers := make(chan answer, len(byNode))
 	for addr, list := range byNode {
-		part := make([]command, len(list))
+		part := make([]redisconn.Command, len(list))
 		for k, i := range list {
 			part[k] = commands[i]
 		}
@@ -214,14 +206,14 @@ func elsewhere(e redis.Error) bool {
 }
 
 // incarnation asks every master that has slots.
-func (c *cluster) incarnation(ctx context.Context, sc *script) (timeline.Incarnation, error) {
+func (c *cluster) incarnation(ctx context.Context, sc *redisconn.Script) (timeline.Incarnation, error) {
 	m, err := c.mapNow(ctx, true)
 	if err != nil {
 		return "", err
 	}
 	tokens := map[string]string{}
 	for _, addr := range m.masters() {
-		replies, err := c.ask(ctx, addr, []command{{script: sc, args: []any{"", byInfo}}})
+		replies, err := c.ask(ctx, addr, []redisconn.Command{{Script: sc, Args: []any{"", byInfo}}})
 		if err != nil {
 			return "", fmt.Errorf("redis %s: %w", addr, err)
 		}

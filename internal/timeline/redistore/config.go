@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/perseid-im/perseid/internal/redisconn"
 	"github.com/perseid-im/perseid/internal/timeline"
 )
 
@@ -23,6 +24,15 @@ type Config struct {
 	WriteTimeout time.Duration `toml:"write_timeout" doc:"time to write a batch; duration; 10ms to 1m"`
 	IdleTTL      time.Duration `toml:"idle_ttl" doc:"how long the window of a timeline stays after its last message, when everything in it is archived or need not be; duration; 10m to 720h"`
 	CursorTTL    time.Duration `toml:"cursor_ttl" doc:"how long the cursors of a user stay after its last ack; duration; 10m to 8760h"`
+}
+
+// pool is a pool for the Redis at an address.
+func (c *Config) pool(addr string) *redisconn.Pool {
+	return redisconn.NewPool(redisconn.Config{
+		Addr: addr, Username: c.Username, Password: c.Password, DB: c.DB,
+		PoolSize: c.PoolSize, PoolIdle: c.PoolIdle,
+		DialTimeout: c.DialTimeout, ReadTimeout: c.ReadTimeout, WriteTimeout: c.WriteTimeout,
+	})
 }
 
 // DefaultConfig is the Redis of presence, which the wiring fills in.

@@ -9,19 +9,20 @@ import (
 	"github.com/gomodule/redigo/redis"
 
 	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/internal/redisconn"
 	"github.com/perseid-im/perseid/internal/timeline"
 )
 
 // Advance raises cursors; see timeline.Window.
 func (s *Store) Advance(ctx context.Context, mid int64, to, seeds []timeline.UserCursor) ([]timeline.KnownCursor, error) {
-	c := command{script: s.scripts.advance, keys: []string{cursorKey(mid)}, args: []any{s.cfg.CursorTTL.Milliseconds(), len(seeds)}}
+	c := redisconn.Command{Script: s.scripts.advance, Keys: []string{cursorKey(mid)}, Args: []any{s.cfg.CursorTTL.Milliseconds(), len(seeds)}}
 	for _, list := range [][]timeline.UserCursor{seeds, to} {
 		for _, u := range list {
-			c.args = append(c.args, string(u.Timeline), strconv.FormatUint(uint64(u.Epoch), 10),
+			c.Args = append(c.Args, string(u.Timeline), strconv.FormatUint(uint64(u.Epoch), 10),
 				number(u.Acked), number(u.Read))
 		}
 	}
-	replies, err := s.run(ctx, []command{c})
+	replies, err := s.run(ctx, []redisconn.Command{c})
 	if err != nil {
 		return nil, fmt.Errorf("advance %d cursors of %d: %w", len(to), mid, err)
 	}
@@ -53,7 +54,7 @@ func (s *Store) Cursors(ctx context.Context, mid int64, tls []message.Timeline) 
 	for _, tl := range tls {
 		args = append(args, string(tl))
 	}
-	replies, err := s.run(ctx, []command{{name: "HMGET", keys: []string{cursorKey(mid)}, args: args}})
+	replies, err := s.run(ctx, []redisconn.Command{{Name: "HMGET", Keys: []string{cursorKey(mid)}, Args: args}})
 	if err != nil {
 		return nil, fmt.Errorf("cursors of %d: %w", mid, err)
 	}

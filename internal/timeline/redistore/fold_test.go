@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/perseid-im/perseid/internal/redisconn"
 	"github.com/perseid-im/perseid/internal/timeline/timelinetest"
 )
 
@@ -43,11 +44,11 @@ func TestFoldHoldsOnRedis(t *testing.T) {
 func TestFoldControlsFailOnRedis(t *testing.T) {
 	without := func(old, new string) func(*Store) {
 		return func(s *Store) {
-			source := s.scripts.append.source
+			source := s.scripts.append.Source
 			if strings.Count(source, old) != 1 {
 				t.Fatalf("%q is not once in the script", old)
 			}
-			s.scripts.append = newScript(strings.Replace(source, old, new, 1))
+			s.scripts.append = redisconn.NewScript(strings.Replace(source, old, new, 1))
 		}
 	}
 	noRewind := without("if inc ~= ARGV[3] then return 'REWIND' end", "")

@@ -7,15 +7,16 @@ import (
 	"github.com/gomodule/redigo/redis"
 
 	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/internal/redisconn"
 	"github.com/perseid-im/perseid/internal/timeline"
 )
 
 // Read gives entries; see timeline.Window.
 func (s *Store) Read(ctx context.Context, asks []timeline.WindowRead) ([]timeline.WindowPage, error) {
 	pages := make([]timeline.WindowPage, len(asks))
-	err := s.together(ctx, s.scripts.read, len(asks), func(i int) message.Timeline { return asks[i].Timeline }, nil, func(c *command, i int) {
-		c.keys = append(c.keys, metaKey(asks[i].Timeline), logKey(asks[i].Timeline))
-		c.args = append(c.args, number(asks[i].From), asks[i].Entries, asks[i].Bytes)
+	err := s.together(ctx, s.scripts.read, len(asks), func(i int) message.Timeline { return asks[i].Timeline }, nil, func(c *redisconn.Command, i int) {
+		c.Keys = append(c.Keys, metaKey(asks[i].Timeline), logKey(asks[i].Timeline))
+		c.Args = append(c.Args, number(asks[i].From), asks[i].Entries, asks[i].Bytes)
 	}, func(i int, reply any) error {
 		parts, err := redis.Values(reply, nil)
 		if err != nil || len(parts) != 0 && (len(parts) < 5 || len(parts)%2 == 0) {
@@ -74,8 +75,8 @@ func topOf(tl message.Timeline, parts []any) (timeline.WindowTop, error) {
 // Tops are parallel to tls; see timeline.Window.
 func (s *Store) Tops(ctx context.Context, tls []message.Timeline) ([]timeline.WindowTop, error) {
 	tops := make([]timeline.WindowTop, len(tls))
-	err := s.together(ctx, s.scripts.tops, len(tls), func(i int) message.Timeline { return tls[i] }, nil, func(c *command, i int) {
-		c.keys = append(c.keys, metaKey(tls[i]))
+	err := s.together(ctx, s.scripts.tops, len(tls), func(i int) message.Timeline { return tls[i] }, nil, func(c *redisconn.Command, i int) {
+		c.Keys = append(c.Keys, metaKey(tls[i]))
 	}, func(i int, reply any) error {
 		parts, err := redis.Values(reply, nil)
 		if err != nil {
@@ -92,8 +93,8 @@ func (s *Store) Tops(ctx context.Context, tls []message.Timeline) ([]timeline.Wi
 
 // Find looks among the recent ids; see timeline.Window.
 func (s *Store) Find(ctx context.Context, tl message.Timeline, id message.ID) (at timeline.Position, archived, found bool, err error) {
-	n, err := s.one(ctx, command{
-		script: s.scripts.find, keys: []string{metaKey(tl), ringKey(tl)}, args: []any{id[:], timeline.Recent(tl)},
+	n, err := s.one(ctx, redisconn.Command{
+		Script: s.scripts.find, Keys: []string{metaKey(tl), ringKey(tl)}, Args: []any{id[:], timeline.Recent(tl)},
 	})
 	if err != nil {
 		return timeline.Position{}, false, false, fmt.Errorf("find in %s: %w", tl, err)
@@ -105,13 +106,13 @@ func (s *Store) Find(ctx context.Context, tl message.Timeline, id message.ID) (a
 }
 
 // one runs a script that returns numbers.
-func (s *Store) one(ctx context.Context, c command) ([]int64, error) {
+func (s *Store) one(ctx context.Context, c redisconn.Command) ([]int64, error) {
 	how, err := s.howKnown(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c.args = append([]any{s.marker(), how}, c.args...)
-	replies, err := s.run(ctx, []command{c})
+	c.Args = append([]any{s.marker(), how}, c.Args...)
+	replies, err := s.run(ctx, []redisconn.Command{c})
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +128,7 @@ func (s *Store) Revoke(ctx context.Context, tl message.Timeline, epoch uint32, s
 	for _, seq := range seqs {
 		args = append(args, number(seq))
 	}
-	if _, err := s.one(ctx, command{script: s.scripts.revoke, keys: []string{metaKey(tl), logKey(tl)}, args: args}); err != nil {
+	if _, err := s.one(ctx, redisconn.Command{Script: s.scripts.revoke, Keys: []string{metaKey(tl), logKey(tl)}, Args: args}); err != nil {
 		return fmt.Errorf("revoke in %s: %w", tl, err)
 	}
 	return nil
@@ -136,8 +137,8 @@ func (s *Store) Revoke(ctx context.Context, tl message.Timeline, epoch uint32, s
 // RaiseFloor raises the floor and trims; see timeline.Window. What is more than
 // 1,000 entries is trimmed by the next appends.
 func (s *Store) RaiseFloor(ctx context.Context, tl message.Timeline, epoch uint32, floor uint64) error {
-	_, err := s.one(ctx, command{
-		script: s.scripts.floor, keys: []string{metaKey(tl), logKey(tl)}, args: []any{epoch, number(floor)},
+	_, err := s.one(ctx, redisconn.Command{
+		Script: s.scripts.floor, Keys: []string{metaKey(tl), logKey(tl)}, Args: []any{epoch, number(floor)},
 	})
 	if err != nil {
 		return fmt.Errorf("raise the floor of %s: %w", tl, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/gomodule/redigo/redis"
 
 	"github.com/perseid-im/perseid/internal/message"
+	"github.com/perseid-im/perseid/internal/redisconn"
 )
 
 // Remember keeps what an Idempotency-Key was first used for; see
@@ -18,9 +19,9 @@ func (s *Store) Remember(ctx context.Context, key string, id message.ID, sum [sh
 	hash := sha256.Sum256([]byte(key))
 	name := "req:{" + hex.EncodeToString(hash[:16]) + "}"
 	// Whoever sets it, the GET behind it reads what stands.
-	replies, err := s.run(ctx, []command{
-		{name: "SET", keys: []string{name}, args: []any{name, append(id[:], sum[:]...), "NX", "PX", ttl.Milliseconds()}},
-		{name: "GET", keys: []string{name}, args: []any{name}},
+	replies, err := s.run(ctx, []redisconn.Command{
+		{Name: "SET", Keys: []string{name}, Args: []any{name, append(id[:], sum[:]...), "NX", "PX", ttl.Milliseconds()}},
+		{Name: "GET", Keys: []string{name}, Args: []any{name}},
 	})
 	if err != nil {
 		return message.ID{}, false, fmt.Errorf("remember a request: %w", err)

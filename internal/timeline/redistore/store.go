@@ -11,6 +11,7 @@ import (
 
 	"github.com/gomodule/redigo/redis"
 
+	"github.com/perseid-im/perseid/internal/redisconn"
 	"github.com/perseid-im/perseid/internal/timeline"
 )
 
@@ -40,7 +41,7 @@ var (
 // Store is a timeline.Window on one Redis, or on a cluster.
 type Store struct {
 	cfg     Config
-	pool    *redis.Pool
+	pool    *redisconn.Pool
 	cluster *cluster // nil = one Redis
 	scripts scripts
 	how     atomic.Pointer[string] // see howKnown
@@ -49,7 +50,7 @@ type Store struct {
 }
 
 type scripts struct {
-	append, mark, read, tops, find, revoke, floor, advance, incarnation *script
+	append, mark, read, tops, find, revoke, floor, advance, incarnation *redisconn.Script
 }
 
 var _ timeline.Window = (*Store)(nil)
@@ -62,21 +63,34 @@ func New(cfg Config) (*Store, error) {
 	if cfg.Addr == "" {
 		return nil, errors.New("redistore: no address")
 	}
-	with := func(source string) *script { return newScript(prefaceSource + "\n" + source) }
+	with := func(source string) *redisconn.Script { return redisconn.NewScript(prefaceSource + "\n" + source) }
 	s := &Store{
 		cfg:       cfg,
-		pool:      newPool(cfg),
+		pool:      cfg.pool(cfg.Addr),
 		perScript: maxTogether,
 		scripts: scripts{
 			append: with(appendSource), mark: with(markSource), read: with(readSource), tops: with(topsSource),
 			find: with(findSource), revoke: with(revokeSource), floor: with(floorSource),
-			advance: newScript(advanceSource), incarnation: with(incarnationSource),
+			advance: redisconn.NewScript(advanceSource), incarnation: with(incarnationSource),
 		},
 	}
 	if cfg.Cluster {
 		s.cluster = newCluster(cfg)
 	}
 	return s, nil
+}
+
+// run is a pipeline, on a cluster one for each master; the first error reply is
+// the error of the whole.
+func (s *Store) run(ctx context.Context, commands []redisconn.Command) ([]any, error) {
+	if s.cluster != nil {
+		return s.cluster.run(ctx, commands)
+	}
+	replies, err := s.pool.RunAll(ctx, commands)
+	if err != nil {
+		return nil, fmt.Errorf("redis %s: %w", s.cfg.Addr, err)
+	}
+	return replies, nil
 }
 
 // Close closes the connections. Calls under way fail or end; later ones fail.
@@ -90,7 +104,7 @@ func (s *Store) Close() error {
 
 // Ping tells whether Redis answers.
 func (s *Store) Ping(ctx context.Context) error {
-	if _, err := s.run(ctx, []command{{name: "PING"}}); err != nil {
+	if _, err := s.run(ctx, []redisconn.Command{{Name: "PING"}}); err != nil {
 		return fmt.Errorf("ping: %w", err)
 	}
 	return nil
@@ -122,9 +136,9 @@ func (s *Store) howKnown(ctx context.Context) (string, error) {
 		return *how, nil
 	}
 	how := byInfo
-	replies, err := s.run(ctx, []command{{name: "INFO", args: []any{"server", "replication"}}})
+	replies, err := s.run(ctx, []redisconn.Command{{Name: "INFO", Args: []any{"server", "replication"}}})
 	if e := redis.Error(""); errors.As(err, &e) {
-		if replies, err = s.run(ctx, []command{{name: "INFO"}}); err == nil {
+		if replies, err = s.run(ctx, []redisconn.Command{{Name: "INFO"}}); err == nil {
 			if text, _ := redis.String(replies[0], nil); strings.Contains(text, "run_id:") {
 				return "", errOldRedis
 			}
@@ -157,7 +171,7 @@ func (s *Store) Incarnation(ctx context.Context) (timeline.Incarnation, error) {
 	if err != nil {
 		return "", err
 	}
-	replies, err := s.run(ctx, []command{{script: s.scripts.incarnation, args: []any{markerKey, how, rand.Text()}}})
+	replies, err := s.run(ctx, []redisconn.Command{{Script: s.scripts.incarnation, Args: []any{markerKey, how, rand.Text()}}})
 	if err != nil {
 		return "", fmt.Errorf("incarnation: %w", err)
 	}

@@ -1,4 +1,19 @@
-package redistore
+// Package redisconn talks to one Redis server for the adapters: a pool of
+// connections, and commands and scripts in pipelines.
+//
+// # Ownership
+//
+// A Pool owns its connections and starts no goroutine. It is safe for
+// concurrent use.
+//
+// # Guarantees
+//
+// Scripts that Redis does not know run again by source, which also loads them;
+// a script may thus run after the commands behind it, so scripts of one call
+// must be independent of their neighbours. A call that failed may have been
+// done in part. An i/o timeout that came from the context's deadline is a
+// context.DeadlineExceeded.
+package redisconn
 
 import (
 	"context"
@@ -21,78 +36,95 @@ const maxPipeline = 512
 // idleTimeout is when an idle connection is closed; Redis's own default is never.
 const idleTimeout = 5 * time.Minute
 
-// script is a Lua source.
-type script struct {
-	source string
+// Config says how to reach a server; the adapters check it.
+type Config struct {
+	Addr               string // host:port
+	Username, Password string // empty: no AUTH
+	DB                 int
+	PoolSize           int // most connections; callers wait for one beyond it
+	PoolIdle           int // most connections kept open without work
+
+	DialTimeout, ReadTimeout, WriteTimeout time.Duration
+}
+
+// Script is a Lua source.
+type Script struct {
+	Source string
 	sha    string
 }
 
-func newScript(source string) *script {
+// NewScript makes a script.
+func NewScript(source string) *Script {
 	sum := sha1.Sum([]byte(source)) // what EVALSHA wants, not a secret
-	return &script{source: source, sha: hex.EncodeToString(sum[:])}
+	return &Script{Source: source, sha: hex.EncodeToString(sum[:])}
 }
 
-// command is one command of a pipeline: a script with its keys, or a plain one
-// by name.
-type command struct {
-	script *script
-	name   string
-	keys   []string
-	args   []any
+// Command is one command of a pipeline: a script with its keys and arguments,
+// or a plain one by name, whose keys are among its arguments.
+type Command struct {
+	Script *Script
+	Name   string
+	Keys   []string // of a plain one: only to find its server in a cluster
+	Args   []any
 }
 
-func (c command) send(conn redis.Conn, bySource bool) error {
+func (c Command) send(conn redis.Conn, bySource bool) error {
 	switch {
-	case c.script == nil:
-		return conn.Send(c.name, c.args...)
+	case c.Script == nil:
+		return conn.Send(c.Name, c.Args...)
 	case bySource:
-		return conn.Send("EVAL", c.scriptArgs(c.script.source)...)
+		return conn.Send("EVAL", c.scriptArgs(c.Script.Source)...)
 	}
-	return conn.Send("EVALSHA", c.scriptArgs(c.script.sha)...)
+	return conn.Send("EVALSHA", c.scriptArgs(c.Script.sha)...)
 }
 
-func (c command) scriptArgs(which string) []any {
-	args := make([]any, 0, 2+len(c.keys)+len(c.args))
-	args = append(args, which, len(c.keys))
-	for _, key := range c.keys {
+func (c Command) scriptArgs(which string) []any {
+	args := make([]any, 0, 2+len(c.Keys)+len(c.Args))
+	args = append(args, which, len(c.Keys))
+	for _, key := range c.Keys {
 		args = append(args, key)
 	}
-	return append(args, c.args...)
+	return append(args, c.Args...)
 }
 
-// run sends commands in one pipeline (more than maxPipeline: several, one
-// after the other; on a cluster one for each master) and returns their replies.
-// Scripts that Redis does not know run again by source, which also loads them;
-// a script may thus run after the commands behind it, so every script here is
-// independent of its neighbours. The first error reply is the error of the
-// whole.
-func (s *Store) run(ctx context.Context, commands []command) ([]any, error) {
+// Pool is the connections to one server.
+type Pool struct{ pool *redis.Pool }
+
+// Run sends commands in one pipeline (more than maxPipeline: several, one
+// after the other) and returns their replies, redis.Error values among them.
+func (p *Pool) Run(ctx context.Context, commands []Command) ([]any, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if s.cluster != nil {
-		return s.cluster.run(ctx, commands)
-	}
-	conn, err := s.pool.GetContext(ctx)
+	conn, err := p.pool.GetContext(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("redis %s: %w", s.cfg.Addr, withDeadline(ctx, err))
+		return nil, withDeadline(ctx, err)
 	}
 	replies, err := exchangeAll(ctx, conn, commands)
 	// The error of Close is the one of the exchange again.
 	_ = conn.Close()
+	return replies, withDeadline(ctx, err)
+}
+
+// RunAll is Run where an error reply is the error of the whole.
+func (p *Pool) RunAll(ctx context.Context, commands []Command) ([]any, error) {
+	replies, err := p.Run(ctx, commands)
 	if err != nil {
-		return nil, fmt.Errorf("redis %s: %w", s.cfg.Addr, withDeadline(ctx, err))
+		return nil, err
 	}
 	for _, reply := range replies {
 		if e, ok := reply.(redis.Error); ok {
-			return nil, fmt.Errorf("redis %s: %w", s.cfg.Addr, e)
+			return nil, e
 		}
 	}
 	return replies, nil
 }
 
+// Close closes the connections. Calls under way fail or end; later ones fail.
+func (p *Pool) Close() error { return p.pool.Close() }
+
 // exchangeAll returns all replies, errors among them.
-func exchangeAll(ctx context.Context, conn redis.Conn, commands []command) ([]any, error) {
+func exchangeAll(ctx context.Context, conn redis.Conn, commands []Command) ([]any, error) {
 	if len(commands) <= maxPipeline {
 		return exchangeAndReload(ctx, conn, commands)
 	}
@@ -107,7 +139,7 @@ func exchangeAll(ctx context.Context, conn redis.Conn, commands []command) ([]an
 	return replies, nil
 }
 
-func exchangeAndReload(ctx context.Context, conn redis.Conn, commands []command) ([]any, error) {
+func exchangeAndReload(ctx context.Context, conn redis.Conn, commands []Command) ([]any, error) {
 	replies, err := exchange(ctx, conn, commands, false)
 	if err != nil {
 		return nil, err
@@ -119,7 +151,7 @@ func exchangeAndReload(ctx context.Context, conn redis.Conn, commands []command)
 		}
 	}
 	if unknown != nil {
-		again := make([]command, len(unknown))
+		again := make([]Command, len(unknown))
 		for i, at := range unknown {
 			again[i] = commands[at]
 		}
@@ -135,7 +167,7 @@ func exchangeAndReload(ctx context.Context, conn redis.Conn, commands []command)
 }
 
 // exchange writes commands and reads all replies, errors among them.
-func exchange(ctx context.Context, conn redis.Conn, commands []command, bySource bool) ([]any, error) {
+func exchange(ctx context.Context, conn redis.Conn, commands []Command, bySource bool) ([]any, error) {
 	for _, c := range commands {
 		if err := c.send(conn, bySource); err != nil {
 			return nil, err
@@ -172,9 +204,10 @@ type pooledConn struct {
 	socket net.Conn
 }
 
-func newPool(cfg Config) *redis.Pool {
+// NewPool makes a pool. It does not connect.
+func NewPool(cfg Config) *Pool {
 	dialer := &net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 30 * time.Second}
-	return &redis.Pool{
+	return &Pool{&redis.Pool{
 		MaxActive:   cfg.PoolSize,
 		MaxIdle:     cfg.PoolIdle,
 		IdleTimeout: idleTimeout,
@@ -207,5 +240,5 @@ func newPool(cfg Config) *redis.Pool {
 			}
 			return nil
 		},
-	}
+	}}
 }

@@ -1,6 +1,6 @@
 //go:build unix
 
-package redisreg
+package redisconn
 
 import (
 	"errors"

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package redistore
+package redisconn
 
 import "net"
 
