@@ -6,10 +6,9 @@ import (
 )
 
 // pace lets pushes to rooms of one busy partition go together, one interval
-// after the partition's last departure. A batch of a partition costs the broker, and each
-// step behind it, about a millisecond of processor time whatever it carries
-// (measured with one broker on two cores), so gathering gives most of that back
-// where a room is busy. Where fewer than gather would come together nobody
+// after the partition's last departure. A batch costs the broker, and each step
+// behind it, much the same whatever it carries, so gathering gives most of that
+// back where a room is busy. Where fewer than gather would come together nobody
 // waits.
 //
 // It is safe for concurrent use.
