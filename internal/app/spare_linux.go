@@ -14,9 +14,9 @@ import (
 // PR_SET_TIMERSLACK; the kernel's default is 50 microseconds). Go's runtime has
 // a thread that looks after the others every 20 microseconds as long as the
 // process is not idle, and again each time it leaves idleness. In a daemon that
-// is woken a thousand times a second that thread costs more than the work
-// (benchmarks/results/timer-slack.txt). Nothing here waits for less than a
-// millisecond.
+// is woken often and does little each time that thread takes up to half of the
+// processor time (benchmarks/results/timer-slack.txt). Nothing here waits for
+// less than a millisecond.
 const timerSlack = time.Millisecond
 
 // spared marks a process that was started by SpareWakeups.
