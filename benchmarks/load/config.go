@@ -76,10 +76,15 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// isTimed spreads the timed connections evenly.
+// isTimed spreads the timed connections evenly over the class, and so over its
+// rooms: the members of a room follow each other here.
 func (c *Class) isTimed(number int) bool {
 	if c.Timed < 0 || c.Timed >= c.Conns {
 		return true
+	}
+	if rooms := min(c.Rooms, c.Conns); rooms > 1 {
+		room, bigger := number%rooms, c.Conns%rooms // so many rooms have a member more
+		number = number/rooms + room*(c.Conns/rooms) + min(room, bigger)
 	}
 	return number*c.Timed/c.Conns != (number+1)*c.Timed/c.Conns
 }
