@@ -10,7 +10,7 @@ results=benchmarks/results
 
 # A broker that is seconds old is slow, and two cores have no use for 16
 # partitions: each is a batch of its own in every hop.
-common=(-warm 15 -set logic:kafka.partitions=4 -set job:kafka.partitions=4)
+common=(-warm 15 -set logic:kafka.partitions=1 -set job:kafka.partitions=1)
 
 # name | options of run.sh | scenario and its flags
 runs() {
@@ -25,8 +25,9 @@ idle-websocket|-warm 0|idle -conns 19000 -transport ws -heartbeat 60s -duration 
 connect||connect -inflight 2500 -repeat 7
 unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 6s
 unicast-batch||unicast -rate 620,0 -route v1 -batch 250 -publishers 40 -repeat 3 -duration 6s
+unicast-batch10||unicast -rate 400 -route v1 -batch 10 -publishers 40 -repeat 3 -duration 6s
 slow|-set comet:listen.send_buffer=65536|slow -rate 50 -body 512 -duration 14s -repeat 3
-mixed||mixed -duration 8s -repeat 3
+mixed||mixed -duration 30s -repeat 3
 unicast-stored|-archive mariadb|unicast -store -rate 200,1000,0 -repeat 3 -duration 6s
 comets-1|-comets 1|room -conns 19000 -rate 1,2,5 -repeat 3 -duration 6s
 comets-5|-comets 5|room -conns 95000 -procs 5 -rate 1,2 -repeat 3 -duration 6s

@@ -37,6 +37,7 @@ die() {
   exit 1
 }
 
+all=("$@")
 comets=1 logics=1 jobs=1 archive=none sets=() envs=() bin='' keep='' wait_only='' warm=0
 while [[ $# -gt 0 ]]; do
   case $1 in
@@ -164,7 +165,8 @@ commit=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
 
 servers=(redis kafka)
 [[ $archive == none ]] || servers+=("$archive")
-PERSEID_MARIADB_POOL=256M "$root/scripts/deps.sh" start "$work/servers" "${servers[@]}"
+# As large as they are when nobody says anything; the tests have smaller ones.
+PERSEID_KAFKA_HEAP=1g PERSEID_MARIADB_POOL=256M "$root/scripts/deps.sh" start "$work/servers" "${servers[@]}"
 # shellcheck source=/dev/null
 source "$work/servers/env"
 
@@ -208,10 +210,16 @@ done
 for name in "${comet_names[@]}" "${logic_names[@]}" "${job_names[@]}"; do
   flags+=(-admin "$name=$(ready "$name" admin)")
 done
-flags+=(-tcp "$(join "${tcp[@]}")" -ws "$(join "${ws[@]}")" -http "$(join "${http[@]}")" -commit "$commit")
+# What is left are the scenario and its flags, which the report has anyway; -bin
+# and -keep change nothing that is measured.
+setup=() skip=''
+for one in "${all[@]:0:${#all[@]}-$#}"; do
+  if [[ $one == -bin || $one == -keep ]]; then skip=1; elif [[ -n $skip ]]; then skip=''; else setup+=("$one"); fi
+done
+flags+=(-setup "${setup[*]}" -tcp "$(join "${tcp[@]}")" -ws "$(join "${ws[@]}")" -http "$(join "${http[@]}")" -commit "$commit")
 
 if [[ -n $wait_only ]]; then
-  echo "$bin/perseid bench SCENARIO ${flags[*]}"
+  echo "$bin/perseid bench SCENARIO ${flags[*]@Q}"
   echo "logs: $work; Ctrl-C stops everything"
   while sleep 1; do :; done
 fi

@@ -21,22 +21,31 @@ type httpConn struct {
 	answer  []byte
 }
 
+// connect does nothing when there is a connection.
+func (h *httpConn) connect(ctx context.Context) error {
+	if h.nc != nil {
+		return nil
+	}
+	d := net.Dialer{Timeout: h.timeout}
+	nc, err := d.DialContext(ctx, "tcp", h.addr)
+	if err != nil {
+		return err
+	}
+	h.nc = nc
+	if h.r == nil {
+		h.r = bufio.NewReaderSize(nc, 8<<10)
+	} else {
+		h.r.Reset(nc)
+	}
+	return nil
+}
+
 // post sends a whole request and reads the answer. accepted says whether the
 // push was: status 202, or 200 with goim's code 0. After an error the next
 // call connects anew.
 func (h *httpConn) post(ctx context.Context, request []byte) (accepted bool, why string) {
-	if h.nc == nil {
-		d := net.Dialer{Timeout: h.timeout}
-		nc, err := d.DialContext(ctx, "tcp", h.addr)
-		if err != nil {
-			return false, "connect: " + lastWord(err)
-		}
-		h.nc = nc
-		if h.r == nil {
-			h.r = bufio.NewReaderSize(nc, 8<<10)
-		} else {
-			h.r.Reset(nc)
-		}
+	if err := h.connect(ctx); err != nil {
+		return false, "connect: " + lastWord(err)
 	}
 	_ = h.nc.SetDeadline(time.Now().Add(h.timeout))
 	if _, err := h.nc.Write(request); err != nil {

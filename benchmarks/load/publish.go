@@ -186,6 +186,7 @@ func patience(lasting time.Duration) time.Duration { return time.Second + lastin
 
 func (p *Publisher) work(ctx context.Context, w *pushWorker, index int, beginNS int64, perSecond float64, lasting time.Duration, sent *atomic.Uint64) {
 	end := beginNS + int64(lasting)
+	_ = w.http.connect(ctx) // not in the time of the first message; post tells what fails
 	for n := 0; ctx.Err() == nil; n++ {
 		due := max(beginNS, p.clock.Now())
 		if perSecond > 0 {

@@ -56,6 +56,7 @@ type options struct {
 	admins      named
 	out         string
 	commit      string
+	setup       string
 	timeout     time.Duration
 	allowRemote bool
 	quiet       bool
@@ -165,6 +166,7 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.Var(&o.admins, "admin", "`NAME=ADDR` of an admin listener whose metrics are put into the report; may be repeated")
 	fs.StringVar(&o.out, "o", o.out, "`FILE` for the report as JSON; - = standard output")
 	fs.StringVar(&o.commit, "commit", o.commit, "commit of what is measured; empty = the build's")
+	fs.StringVar(&o.setup, "setup", o.setup, "how the servers were set up, for the report")
 	fs.DurationVar(&o.timeout, "timeout", o.timeout, "the whole run is given up after this time")
 	fs.BoolVar(&o.allowRemote, "allow-remote", o.allowRemote, "allow addresses that are not loopback")
 	fs.BoolVar(&o.quiet, "quiet", o.quiet, "no progress line")

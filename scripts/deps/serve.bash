@@ -37,7 +37,7 @@ run_kafka() {
   home=$(kafka_home)
   fill "$recipes/kafka/server.properties" "$dir" "$port" "$controller_port" >"$dir/server.properties"
   [[ -d $dir/data ]] || cp -r "$home/formatted" "$dir/data"
-  exec java "-Xmx${PERSEID_KAFKA_HEAP:-256m}" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
+  exec java "-Xms${PERSEID_KAFKA_HEAP:-256m}" "-Xmx${PERSEID_KAFKA_HEAP:-256m}" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
     -XX:+ExitOnOutOfMemoryError -Xlog:disable "${KAFKA_ARCHIVE:--XX:SharedArchiveFile=$home/classes.jsa}" \
     "-Dlog4j2.configurationFile=$recipes/kafka/log4j2.xml" \
     -cp "$(kafka_classpath "$home")" kafka.Kafka "$dir/server.properties"
