@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the reference measurements, one after the other, and writes their raw
 # reports into benchmarks/results/. Nothing else may run on the machine. It
-# takes about three quarters of an hour; "benchmarks/reference.sh NAME..." runs some of them,
+# takes about half an hour; "benchmarks/reference.sh NAME..." runs some of them,
 # "-l" lists them.
 set -euo pipefail
 export LC_ALL=C

@@ -165,7 +165,7 @@ commit=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
 
 servers=(redis kafka)
 [[ $archive == none ]] || servers+=("$archive")
-# As large as they are when nobody says anything; the tests have smaller ones.
+# The heap is the one Kafka has by default; the tests make do with less of both.
 PERSEID_KAFKA_HEAP=1g PERSEID_MARIADB_POOL=256M "$root/scripts/deps.sh" start "$work/servers" "${servers[@]}"
 # shellcheck source=/dev/null
 source "$work/servers/env"
