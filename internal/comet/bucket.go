@@ -26,6 +26,8 @@ type Bucket struct {
 	scheduled atomic.Bool // a turn is on its way to the loop
 	ticked    atomic.Bool
 	again     chan struct{} // asks for another turn after the loop has looked at its sockets
+	napping   atomic.Bool
+	roused    chan struct{} // ends a nap
 
 	slots    []slot
 	free     []uint32 // slots without a session
@@ -46,6 +48,9 @@ type Bucket struct {
 	renew    uint32 // next slot to renew the location of
 	topsNext int    // next slot to ask the tops for
 	nowMS    int64
+	activeMS int64 // when a client last connected, or sent something but a heartbeat
+	napAsked bool  // a nap is on its way to the loop
+	napEnd   *time.Timer
 	allTop   timeline.Position // of the timeline of pushes to all
 }
 
@@ -75,11 +80,15 @@ func (g *Gateway) NewBucket(loop Loop) (*Bucket, error) {
 		gateway: g,
 		loop:    loop,
 		again:   make(chan struct{}, 1),
+		roused:  make(chan struct{}, 1),
+		napEnd:  time.NewTimer(time.Hour),
 		rooms:   map[string]*Room{},
 		nowMS:   g.nowMS(),
 	}
 	b.alarm = time.AfterFunc(time.Hour, b.askAgain)
 	b.alarm.Stop()
+	b.napEnd.Stop()
+	b.activeMS = b.nowMS
 	b.wheel = wheel.New[*Session](wheelTickMS, wheelSlots, b.nowMS)
 	var err error
 	if b.pushes, err = mailbox.New[*bucketBatch](4096, g.cfg.BacklogBytes, b.wake); err != nil {
@@ -99,8 +108,16 @@ func (g *Gateway) NewBucket(loop Loop) (*Bucket, error) {
 
 // wake asks the loop for a turn; calls before that turn has begun are one.
 func (b *Bucket) wake() {
-	if b.scheduled.CompareAndSwap(false, true) {
+	if !b.scheduled.CompareAndSwap(false, true) {
+		return
+	}
+	if !b.napping.Load() {
 		b.loop.Execute(b.turn)
+		return
+	}
+	select {
+	case b.roused <- struct{}{}:
+	default:
 	}
 }
 
@@ -266,6 +283,7 @@ func (b *Bucket) Open(conn Conn, framing Framing, ip netip.Addr) *Session {
 	s.timer.Value = s
 	sl.s = s
 	b.nowMS = g.nowMS()
+	b.activeMS = b.nowMS
 	s.deadlineMS = b.nowMS + g.cfg.HandshakeTimeout.Milliseconds()
 	b.wheel.Set(&s.timer, s.deadlineMS)
 	g.stats.opened(framing)
@@ -350,7 +368,10 @@ func (b *Bucket) end(s *Session, why Reason) {
 }
 
 // Flush writes what the handlers of this read event have answered.
-func (b *Bucket) Flush() { b.flush() }
+func (b *Bucket) Flush() {
+	b.flush()
+	b.askNap()
+}
 
 // deadline is called when a session's timer fires.
 func (b *Bucket) deadline(s *Session) {

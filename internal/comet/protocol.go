@@ -17,6 +17,9 @@ import (
 
 // Packet handles one packet of a client. p aliases the transport's buffer.
 func (b *Bucket) Packet(s *Session, p wire.Packet, cookie string) {
+	if p.Op != wire.OpHeartbeat {
+		b.activeMS = b.nowMS
+	}
 	switch s.state {
 	case opened:
 		b.auth(s, p, cookie)
