@@ -9,7 +9,9 @@ stamped() { # stamped PART FILE...: the cache folder of this version of PART
   echo "$cache/$part-$(cat "$@" | sha256sum | head -c 12)"
 }
 
-kafka_home() { stamped kafka "$recipes/kafka/pom.xml"; }
+# Kafka 4, or the broker for old clients.
+kafka_recipe() { if [[ ${PERSEID_KAFKA_MAJOR:-4} == 3 ]]; then echo "$recipes/kafka-3"; else echo "$recipes/kafka"; fi; }
+kafka_home() { stamped kafka "$(kafka_recipe)/pom.xml"; }
 discovery_home() { stamped discovery "$here/../go.mod"; } # the server is a tool of the module
 mariadb_home() { echo "$cache/mariadb-$("$(mariadb_binary)" --version | sha256sum | head -c 12)"; }
 npm_ws_home() { echo "$cache/npm-ws-$ws_version"; }
@@ -132,7 +134,7 @@ install_kafka() {
   need kafka mvn maven || return
   home=$(kafka_home)
   rm -rf "$home" && mkdir -p "$home"
-  mvn -B -q -f "$recipes/kafka/pom.xml" dependency:copy-dependencies \
+  mvn -B -q -f "$(kafka_recipe)/pom.xml" dependency:copy-dependencies \
     -DincludeScope=runtime -DoutputDirectory="$home/libs" || return
   format_kafka "$home" && archive_kafka_classes "$home" && touch "$home/complete"
 }
