@@ -6,6 +6,8 @@
 set -euo pipefail
 export LC_ALL=C
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source-path=SCRIPTDIR source=processes.bash
+source "$root/benchmarks/processes.bash"
 
 usage() {
   cat <<TEXT
@@ -25,6 +27,7 @@ usage: benchmarks/run.sh [options] SCENARIO [flags of perseid bench]
   -warm SECONDS
                 push 2,000 messages a second to users for so long first: a broker that
                 has just begun runs most of its code for the first time (default 0)
+  -kafka 4|3    the broker; 3 is the one that goim.sh uses (default 4)
   -wait         print the addresses and wait for Ctrl-C instead of running a scenario
 
 The addresses, the pids and the commit are given to the scenario.
@@ -32,13 +35,8 @@ The addresses, the pids and the commit are given to the scenario.
 TEXT
 }
 
-die() {
-  echo "run.sh: $*" >&2
-  exit 1
-}
-
 all=("$@")
-comets=1 logics=1 jobs=1 archive=none sets=() envs=() bin='' keep='' wait_only='' warm=0
+comets=1 logics=1 jobs=1 archive=none sets=() envs=() bin='' keep='' wait_only='' warm=0 kafka_major=4
 while [[ $# -gt 0 ]]; do
   case $1 in
     -comets) comets=${2:?} && shift 2 ;;
@@ -49,6 +47,7 @@ while [[ $# -gt 0 ]]; do
     -env) envs+=("${2:?}") && shift 2 ;;
     -bin) bin=${2:?} && shift 2 ;;
     -keep) keep=${2:?} && shift 2 ;;
+    -kafka) kafka_major=${2:?} && shift 2 ;;
     -warm) warm=${2:?} && shift 2 ;;
     -wait) wait_only=1 && shift ;;
     -h | --help) usage && exit ;;
@@ -57,66 +56,12 @@ while [[ $# -gt 0 ]]; do
   esac
 done
 [[ $archive == mariadb || $archive == none ]] || die "-archive is mariadb or none"
+[[ $kafka_major == 4 || $kafka_major == 3 ]] || die "-kafka is 4 or 3"
 [[ $# -gt 0 || -n $wait_only ]] || { usage >&2 && exit 2; }
 
-if [[ -n $keep ]]; then
-  mkdir -p "$keep"
-  work=$(cd "$keep" && pwd)
-else
-  work=$(mktemp -d)
-fi
-pids=() # in the order of their start
+use_folder "$keep"
 
-# start_time PID: with it a pid is unique.
-start_time() {
-  local stat fields
-  stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-  read -ra fields <<<"${stat##*) }"
-  [[ ${fields[0]} != Z ]] && echo "${fields[19]}"
-}
-
-# stop_daemon PID@START: asks, and kills what does not listen.
-stop_daemon() {
-  local pid=${1%@*} started=${1#*@} deadline=$((SECONDS + 30))
-  [[ $(start_time "$pid") == "$started" ]] || return 0
-  kill -TERM "$pid" 2>/dev/null || return 0
-  while [[ $(start_time "$pid") == "$started" ]]; do
-    if ((SECONDS > deadline)); then
-      echo "run.sh: process $pid does not stop, killing it" >&2
-      kill -KILL "$pid" 2>/dev/null || true
-      deadline=$((SECONDS + 5))
-    fi
-    sleep 0.05
-  done
-}
-
-# shellcheck disable=SC2317 # called by the trap
-finish() {
-  local i code=$?
-  trap '' INT TERM
-  for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
-    stop_daemon "${pids[i]}" || true
-  done
-  "$root/scripts/deps.sh" stop "$work/servers" || true
-  if ((code != 0)) && [[ -z $keep ]]; then
-    tail -n 5 "$work"/*.log 2>/dev/null >&2 || true
-  fi
-  [[ -n $keep ]] || rm -rf "$work"
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# Below the kernel's ephemeral ports: no outgoing connection takes it meanwhile.
-free_port() {
-  local port
-  while port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000)); do
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
-  done
-  echo "$port"
-}
-
-# ports N: that many addresses, with commas between them.
+# addresses N: that many addresses, with commas between them.
 addresses() {
   local i list=()
   for ((i = 0; i < $1; i++)); do list+=("127.0.0.1:$(free_port)"); done
@@ -124,18 +69,14 @@ addresses() {
   echo "${list[*]}"
 }
 
-# launch KIND NAME SETTING...: starts a daemon in a session of its own, so that
-# Ctrl-C reaches only this script.
+# launch KIND NAME SETTING...: starts a daemon.
 launch() {
-  local kind=$1 name=$2 args=() one pid environment=()
+  local kind=$1 name=$2 args=() one environment=()
   shift 2
   for one in "$@"; do args+=(-set "$one"); done
   for one in "${sets[@]}"; do [[ $one == "$kind":* ]] && args+=(-set "${one#*:}"); done
   for one in "${envs[@]}"; do [[ $one == "$kind":* ]] && environment+=("${one#*:}"); done
-  setsid env "${environment[@]}" "$bin/$kind" "${args[@]}" >"$work/$name.ready" 2>"$work/$name.log" </dev/null &
-  pid=$!
-  pids+=("$pid@$(start_time "$pid")")
-  flags+=(-pid "$name=$pid")
+  begin "$name" env "${environment[@]}" "$bin/$kind" "${args[@]}"
 }
 
 # ready NAME LISTENER: waits for the line and prints an address of it.
@@ -165,17 +106,12 @@ commit=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
 
 servers=(redis kafka)
 [[ $archive == none ]] || servers+=("$archive")
-# The heap is the one Kafka has by default; the tests make do with less of both.
-PERSEID_KAFKA_HEAP=1g PERSEID_MARIADB_POOL=256M "$root/scripts/deps.sh" start "$work/servers" "${servers[@]}"
-# shellcheck source=/dev/null
-source "$work/servers/env"
+start_backends "$kafka_major" "${servers[@]}"
 
 comet_grpc=$(addresses "$comets")
 logic_grpc=$(addresses "$logics")
 registry=(registry.kind=static "registry.static.comet=$comet_grpc" "registry.static.logic=$logic_grpc" admin.addr=127.0.0.1:0 log.level=warn)
 kafka=("kafka.brokers=$PERSEID_TEST_KAFKA")
-flags=()
-for server in "${servers[@]}"; do flags+=(-pid "$server=$(<"$work/servers/$server.pid")"); done
 timelines=()
 [[ $archive == none ]] || timelines=("archive.dsn=mysql://root@$PERSEID_TEST_MARIADB/perseid")
 
@@ -210,28 +146,7 @@ done
 for name in "${comet_names[@]}" "${logic_names[@]}" "${job_names[@]}"; do
   flags+=(-admin "$name=$(ready "$name" admin)")
 done
-# What is left are the scenario and its flags, which the report has anyway; -bin
-# and -keep change nothing that is measured.
-setup=() skip=''
-for one in "${all[@]:0:${#all[@]}-$#}"; do
-  if [[ $one == -bin || $one == -keep ]]; then skip=1; elif [[ -n $skip ]]; then skip=''; else setup+=("$one"); fi
-done
-flags+=(-setup "${setup[*]}" -tcp "$(join "${tcp[@]}")" -ws "$(join "${ws[@]}")" -http "$(join "${http[@]}")" -commit "$commit")
+flags+=(-setup "$(setup_of $# "${all[@]}")" -tcp "$(join "${tcp[@]}")" -ws "$(join "${ws[@]}")" -http "$(join "${http[@]}")" -commit "$commit")
 
-if [[ -n $wait_only ]]; then
-  echo "$bin/perseid bench SCENARIO ${flags[*]@Q}"
-  echo "logs: $work; Ctrl-C stops everything"
-  while sleep 1; do :; done
-fi
-
-if ((warm > 0)); then
-  "$bin/perseid" bench unicast "${flags[@]}" -conns 200 -rate 2000 -duration "${warm}s" -quiet >/dev/null
-fi
-
-scenario=$1
-shift
-# In the background, so that a signal for this script is not held back by it.
-"$bin/perseid" bench "$scenario" "${flags[@]}" "$@" &
-bench=$!
-pids+=("$bench@$(start_time "$bench" || true)")
-wait "$bench"
+[[ -z $wait_only ]] || wait_for_user
+measure "$warm" "$@"
