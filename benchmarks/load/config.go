@@ -40,6 +40,7 @@ type Config struct {
 	Sources   int    // local addresses 127.0.0.1 ... to connect from; 0 = the system's choice
 	Classes   []Class
 	FirstMid  int64 // of connection 0; 0 = no user ids
+	Keys      bool  // connections name their keys, KeyOf, which takes a FirstMid
 	Streams   int   // publishers per addressee, at most
 	// Drain is how often connections that are not timed are read.
 	Drain     time.Duration
@@ -60,6 +61,9 @@ func (c *Config) validate() error {
 		if _, err := netip.ParseAddrPort(s); err != nil {
 			return fmt.Errorf("load: server %q: allowed is IP:port: %w", s, err)
 		}
+	}
+	if c.Keys && c.FirstMid == 0 {
+		return errors.New("load: keys are made of user ids, and there are none")
 	}
 	if c.Streams < 1 || c.Streams > MaxStreams {
 		return fmt.Errorf("load: streams = %d: allowed is 1 to %d", c.Streams, MaxStreams)

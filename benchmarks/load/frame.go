@@ -19,12 +19,18 @@ const (
 	wsPing      = 0x9
 )
 
-// appendAuth appends an auth packet in goim's form.
-func appendAuth(dst []byte, mid int64, room string) []byte {
+// KeyOf is the key of a user's connection where connections name their own.
+func KeyOf(mid int64) string { return "bench-" + strconv.FormatInt(mid, 10) }
+
+// appendAuth appends an auth packet in goim's form; without a key the server
+// makes one.
+func appendAuth(dst []byte, mid int64, key, room string) []byte {
 	body := make([]byte, 0, 128)
 	body = append(body, `{"mid":`...)
 	body = strconv.AppendInt(body, mid, 10)
-	body = append(body, `,"key":"","room_id":`...)
+	body = append(body, `,"key":`...)
+	body = strconv.AppendQuote(body, key)
+	body = append(body, `,"room_id":`...)
 	body = strconv.AppendQuote(body, room)
 	body = append(body, `,"platform":"bench","accepts":[1000,1001,1002]}`...)
 	return wire.AppendPacket(dst, wire.Header{Ver: 1, Op: wire.OpAuth, Seq: 1}, body)

@@ -108,7 +108,11 @@ func (l *loop) authPacket(dst []byte, c *conn) []byte {
 	if c.room >= 0 {
 		room = RoomType + "://" + class.Room(int(c.room))
 	}
-	return appendAuth(dst, l.mid(c), room)
+	mid, key := l.mid(c), ""
+	if l.cfg.Keys {
+		key = KeyOf(mid)
+	}
+	return appendAuth(dst, mid, key, room)
 }
 
 // mid is the user id of a connection: classes follow each other.

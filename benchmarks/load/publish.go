@@ -22,6 +22,7 @@ const (
 	GoimRoom Route = iota // POST /goim/push/room
 	GoimMids              // POST /goim/push/mids
 	GoimAll               // POST /goim/push/all
+	GoimKeys              // POST /goim/push/keys, for Config.Keys
 	V1Batch               // POST /v1/push with several users
 )
 
@@ -129,6 +130,11 @@ func (p *Publisher) turn(to, stream int, host string) turn {
 		path = fmt.Sprintf("/goim/push/mids?operation=%d", OpUser)
 		for _, mid := range a.Mids {
 			path += "&mids=" + strconv.FormatInt(mid, 10)
+		}
+	case GoimKeys:
+		path = fmt.Sprintf("/goim/push/keys?operation=%d", OpUser)
+		for _, mid := range a.Mids {
+			path += "&keys=" + KeyOf(mid)
 		}
 	case V1Batch:
 		path = "/v1/push"

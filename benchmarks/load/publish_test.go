@@ -50,6 +50,8 @@ func (p *pushes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		to = []string{"all at " + q.Get("speed")}
 	case "/goim/push/mids":
 		to = q["mids"]
+	case "/goim/push/keys":
+		to = q["keys"]
 	case "/v1/push":
 		var push struct {
 			Op      int32
@@ -93,6 +95,7 @@ func TestPublisherNumbersMessages(t *testing.T) {
 		"rooms": {cfg: PublishConfig{Route: GoimRoom, To: []Addressee{{Room: "a"}, {Room: "b"}, {Room: "c"}}, Publishers: 2}, to: map[string]int{"bench://a": 0, "bench://b": 1, "bench://c": 2}},
 		"all":   {cfg: PublishConfig{Route: GoimAll, To: []Addressee{{Speed: 9}}, Publishers: 2}, to: map[string]int{"all at 9": 0}},
 		"mids":  {cfg: PublishConfig{Route: GoimMids, To: []Addressee{{Mids: []int64{1, 2}}, {Mids: []int64{3}}}, Publishers: 2}, to: map[string]int{"1": 0, "2": 0, "3": 1}},
+		"keys":  {cfg: PublishConfig{Route: GoimKeys, To: []Addressee{{Mids: []int64{1, 2}}, {Mids: []int64{3}}}, Publishers: 2}, to: map[string]int{"bench-1": 0, "bench-2": 0, "bench-3": 1}},
 		"v1":    {cfg: PublishConfig{Route: V1Batch, To: []Addressee{{Mids: []int64{1, 2}}, {Mids: []int64{3}}}, Publishers: 1}, to: map[string]int{"1": 0, "2": 0, "3": 1}},
 	} {
 		t.Run(name, func(t *testing.T) {

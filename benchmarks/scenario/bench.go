@@ -61,7 +61,7 @@ func (b *bench) config(classes []load.Class, streams int) load.Config {
 	o := &b.opt
 	return load.Config{
 		Servers: o.servers(), WebSocket: o.transport == "ws", Path: o.path, Sources: o.sources, Classes: classes,
-		FirstMid: o.firstMid, Streams: streams, Drain: o.drain, Heartbeat: o.heartbeat, AuthTimeout: o.authTimeout, Loops: o.loops,
+		FirstMid: o.firstMid, Keys: o.route == "keys", Streams: streams, Drain: o.drain, Heartbeat: o.heartbeat, AuthTimeout: o.authTimeout, Loops: o.loops,
 		Parts: 1,
 	}
 }

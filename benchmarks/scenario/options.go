@@ -149,7 +149,7 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.IntVar(&o.members, "members", o.members, "members of a small room (mixed)")
 	fs.IntVar(&o.batch, "batch", o.batch, "users in one push (unicast)")
 	fs.BoolVar(&o.store, "store", o.store, "messages are stored: they get positions in Redis and, where the server has one, rows in the archive (unicast, room)")
-	fs.StringVar(&o.route, "route", o.route, "push API for unicast: goim (/goim/push/mids) or v1 (/v1/push)")
+	fs.StringVar(&o.route, "route", o.route, "push API for unicast: goim (/goim/push/mids), keys (/goim/push/keys, to keys that the connections name) or v1 (/v1/push)")
 	fs.IntVar(&o.speed, "speed", o.speed, "messages per second of push-all over the cluster; 0 = no limit (all)")
 	fs.Float64Var(&o.smallRate, "small-rate", o.smallRate, "messages per second over all small rooms (mixed)")
 	fs.IntVar(&o.churners, "churners", o.churners, "connections that come and go, beside -conns that stay (churn)")
@@ -214,8 +214,8 @@ func (o *options) problems(s *scenario) []string {
 	if o.transport != "tcp" && o.transport != "ws" {
 		bad("-transport %q: allowed is tcp or ws", o.transport)
 	}
-	if o.route != "goim" && o.route != "v1" {
-		bad("-route %q: allowed is goim or v1", o.route)
+	if o.route != "goim" && o.route != "keys" && o.route != "v1" {
+		bad("-route %q: allowed is goim, keys or v1", o.route)
 	}
 	if s.needsServer && len(o.servers()) == 0 {
 		bad("-%s: no address", o.transport)

@@ -79,22 +79,24 @@ func TestLossIsReported(t *testing.T) {
 func TestOtherScenarios(t *testing.T) {
 	t.Parallel()
 	for name, flags := range map[string][]string{
-		"rooms":   {"-rooms", "5", "-rate", "50"},
-		"mixed":   {"-rooms", "4", "-members", "3", "-rate", "20", "-small-rate", "40"},
-		"unicast": {"-rate", "100,0", "-batch", "3"},
-		"all":     {"-rate", "20"},
-		"limit":   {"-rate", "50,0", "-writers", "2"},
+		"rooms":           {"-rooms", "5", "-rate", "50"},
+		"mixed":           {"-rooms", "4", "-members", "3", "-rate", "20", "-small-rate", "40"},
+		"unicast":         {"-rate", "100,0", "-batch", "3"},
+		"unicast to keys": {"-route", "keys", "-rate", "100,0", "-batch", "3"},
+		"all":             {"-rate", "20"},
+		"limit":           {"-rate", "50,0", "-writers", "2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r, code := run(t, newGoim(t), name, flags...)
+			scenario, _, _ := strings.Cut(name, " ")
+			r, code := run(t, newGoim(t), scenario, flags...)
 			if code != 0 || len(r.Steps) == 0 {
 				t.Fatalf("code %d, %+v", code, r)
 			}
 			for i := range r.Steps {
 				clean(t, &r.Steps[i])
 			}
-			switch name {
+			switch scenario {
 			case "mixed":
 				if st := &r.Steps[1]; st.Expected != 8*40+16*3 || st.Classes[0].Delivered != 16*3 || len(r.Results) != 1 {
 					t.Errorf("%v %+v", r.Results, st)

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,8 +45,8 @@ type goim struct {
 }
 
 type client struct {
-	nc   net.Conn
-	room string
+	nc        net.Conn
+	key, room string
 }
 
 func newGoim(t *testing.T) *goim {
@@ -103,10 +104,12 @@ func (g *goim) serve(nc net.Conn) {
 			_, rest, _ := strings.Cut(body, `"mid":`)
 			number, _, _ := strings.Cut(rest, ",")
 			mid, _ = strconv.ParseInt(number, 10, 64)
+			_, rest, _ = strings.Cut(body, `"key":"`)
+			key, _, _ := strings.Cut(rest, `"`)
 			_, rest, _ = strings.Cut(body, `"room_id":"`)
 			room, _, _ := strings.Cut(rest, `"`)
 			g.mu.Lock()
-			g.conns[mid] = &client{nc, room}
+			g.conns[mid] = &client{nc, key, room}
 			g.mu.Unlock()
 		}
 		if g.silent {
@@ -142,6 +145,10 @@ func (g *goim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		case "/goim/push/mids":
 			if !mids[mid] {
+				continue
+			}
+		case "/goim/push/keys":
+			if !slices.Contains(q["keys"], c.key) {
 				continue
 			}
 		}

@@ -13,7 +13,7 @@ const requestTimeout = 10 * time.Second
 
 func unicastScenario() scenario {
 	return scenario{
-		name: "unicast", about: "pushes to users, -batch users each, by /goim/push/mids or /v1/push, at each of -rate per second",
+		name: "unicast", about: "pushes to users, -batch users each, by /goim/push/mids, /goim/push/keys or /v1/push, at each of -rate per second",
 		defaults:    func(o *options) { o.timed, o.rates, o.publishers = -1, floats{200, 1000, 4000, 0}, 64 },
 		needsServer: true, needsHTTP: true, run: runUnicast,
 	}
@@ -66,7 +66,10 @@ func (b *bench) usersPublisher(conns, publishers int) (*load.Publisher, [][]int,
 		to, users = append(to, a), append(users, list)
 	}
 	route := load.GoimMids
-	if b.opt.route == "v1" {
+	switch b.opt.route {
+	case "keys":
+		route = load.GoimKeys
+	case "v1":
 		route = load.V1Batch
 	}
 	pub, err := load.NewPublisher(load.PublishConfig{
