@@ -18,7 +18,7 @@ usage() {
   cat <<TEXT
 usage: benchmarks/goim.sh [options] SCENARIO [flags of perseid bench]
 
-  -goim DIR     goim's programs comet, logic and job (default: \$PERSEID_GOIM)
+  -goim DIR     goim's programs comet, logic and job (default: \$GOIM_BIN)
   -room BATCH,SIGNAL
                 messages of a room go out together, so many or what came in that time
                 (default 20,1s, as shipped)
@@ -30,8 +30,8 @@ usage: benchmarks/goim.sh [options] SCENARIO [flags of perseid bench]
                 push 2,000 messages a second to users for so long first (default 0)
   -wait         print the addresses and wait for Ctrl-C instead of running a scenario
 
-The addresses, the pids and goim's commit are given to the scenario. Scenarios
-and flags that need Perseid's own API (-route v1, -store, -limit does not) fail.
+The addresses, the pids and goim's commit are given to the scenario. What needs
+Perseid's own API (-route v1) fails.
 
 All runs in a network namespace of its own that has only loopback: goim
 registers the address of the first other interface, and the others call it
@@ -40,7 +40,7 @@ TEXT
 }
 
 all=("$@")
-goim=${PERSEID_GOIM:-} room=20,1s partitions=1 bin='' keep='' wait_only='' warm=0
+goim=${GOIM_BIN:-} room=20,1s partitions=1 bin='' keep='' wait_only='' warm=0
 while [[ $# -gt 0 ]]; do
   case $1 in
     -goim) goim=${2:?} && shift 2 ;;
@@ -64,11 +64,12 @@ for name in comet logic job; do
 done
 goim=$(cd "$goim" && pwd)
 
-if [[ -z ${PERSEID_GOIM_NETWORK:-} ]]; then
+if [[ -z ${GOIM_NETWORK:-} ]]; then
   PERSEID_KAFKA_MAJOR=3 "$root/scripts/deps.sh" install redis kafka discovery # while there is a network
+  [[ -n $bin ]] || (cd "$root" && go list -deps ./cmd/perseid >/dev/null)
   own=(unshare --net)
   ((EUID == 0)) || own=(unshare --map-root-user --net)
-  PERSEID_GOIM_NETWORK=own PERSEID_GOIM=$goim exec "${own[@]}" "$root/benchmarks/goim.sh" "${all[@]}"
+  GOIM_NETWORK=own GOIM_BIN=$goim exec "${own[@]}" "$root/benchmarks/goim.sh" "${all[@]}"
 fi
 ip link set lo up
 
@@ -78,7 +79,7 @@ if [[ -z $bin ]]; then
   (cd "$root" && CGO_ENABLED=0 go build -o "$bin/" ./cmd/perseid)
 fi
 # The commit that Go noted in the program; a changed tree shows.
-commit=$(go version -m "$goim/comet" 2>/dev/null |
+commit=$({ go version -m "$goim/comet" 2>/dev/null || true; } |
   awk -F= '/vcs.revision=/ {c = $2} /vcs.modified=true/ {d = "-dirty"} END {print "goim " (c ? c d : "of unknown commit")}')
 
 PERSEID_KAFKA_SETTINGS="auto.create.topics.enable=true

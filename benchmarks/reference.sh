@@ -2,7 +2,8 @@
 # Runs the reference measurements, one after the other, and writes their raw
 # reports into benchmarks/results/. Nothing else may run on the machine. It
 # takes about half an hour; "benchmarks/reference.sh NAME..." runs some of them,
-# "-l" lists them.
+# "-l" lists them. Those named goim-* measure goim, eight minutes; they are left
+# out unless GOIM_BIN names the folder of its programs (see goim.sh).
 set -euo pipefail
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,8 +12,9 @@ results=benchmarks/results
 # A broker that is seconds old is slow, and two cores have no use for 16
 # partitions: each is a batch of its own in every hop.
 common=(-warm 15 -set logic:kafka.partitions=1 -set job:kafka.partitions=1)
+goim=(-warm 15 -partitions 1)
 
-# name | options of run.sh | scenario and its flags
+# name | options of run.sh, or of goim.sh for goim-* | scenario and its flags
 runs() {
   cat <<'TEXT'
 room-unmerged-tcp||room -rate 10 -limit -repeat 3
@@ -31,6 +33,12 @@ mixed||mixed -duration 30s -repeat 3
 unicast-stored|-archive mariadb|unicast -store -rate 200,1000,0 -repeat 3 -duration 6s
 comets-1|-comets 1|room -conns 19000 -rate 1,2,5 -repeat 3 -duration 6s
 comets-5|-comets 5|room -conns 95000 -procs 5 -rate 1,2 -repeat 3 -duration 6s
+goim-room-unmerged-tcp|-room 20,1ms|room -rate 10 -limit -repeat 3
+goim-room-merged-tcp||room -rate 100,300,1000 -publishers 256 -repeat 3 -duration 5s
+goim-unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 5s
+goim-unicast-keys||unicast -route keys -rate 1000 -repeat 3 -duration 5s
+goim-idle-tcp|-warm 0|idle -conns 19000 -heartbeat 60s -duration 25s
+goim-connect|-warm 0|connect -inflight 2500 -repeat 3
 TEXT
 }
 
@@ -43,7 +51,12 @@ trap 'rm -rf "$bin"' EXIT
 CGO_ENABLED=0 go build -o "$bin/" ./cmd/...
 while IFS='|' read -r name options scenario; do
   [[ $# -eq 0 || " $* " == *" $name "* ]] || continue
+  start=(benchmarks/run.sh "${common[@]}")
+  if [[ $name == goim-* ]]; then
+    [[ -n ${GOIM_BIN:-} ]] || { echo "== $name: left out, GOIM_BIN is not set"; continue; }
+    start=(benchmarks/goim.sh "${goim[@]}")
+  fi
   echo "== $name"
   # shellcheck disable=SC2086 # lists of words
-  benchmarks/run.sh -bin "$bin" "${common[@]}" $options $scenario -quiet -o "$results/$name.json" </dev/null
+  "${start[@]}" -bin "$bin" $options $scenario -quiet -o "$results/$name.json" </dev/null
 done < <(runs)

@@ -106,6 +106,7 @@ commit=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
 
 servers=(redis kafka)
 [[ $archive == none ]] || servers+=("$archive")
+[[ $kafka_major == 4 ]] || PERSEID_KAFKA_MAJOR=3 "$root/scripts/deps.sh" install kafka
 start_backends "$kafka_major" "${servers[@]}"
 
 comet_grpc=$(addresses "$comets")

@@ -27,7 +27,7 @@ code=0
 "$bin/golangci-lint" run "${packages[@]}" || code=1
 
 if command -v shellcheck >/dev/null; then
-  shellcheck -x .ci/run scripts/*.sh || code=1
+  shellcheck -x .ci/run scripts/*.sh benchmarks/*.sh || code=1
 else
   echo "lint.sh: shellcheck is not installed"
   [[ -z ${PERSEID_TEST_SKIPS:-} ]] || echo "skipped shellcheck: it is not installed" >>"$PERSEID_TEST_SKIPS"
