@@ -75,6 +75,10 @@ func (b *bench) idleStep(ctx context.Context, f *fleet, repeat int, before map[s
 		idle.ResidentPerConn[u.Name] = round(float64(u.RSSBytes-base)/conns, 1)
 		idle.TotalPerConn[u.Name] = round(float64(u.RSSBytes)/conns, 1)
 		idle.CoresByName[u.Name] = round(u.CPUSeconds/o.duration.Seconds(), 5)
+		if repeat == 1 {
+			b.report.Results[u.Name+": bytes per connection"] = idle.ResidentPerConn[u.Name]
+			b.report.Results[u.Name+": cores"] = idle.CoresByName[u.Name]
+		}
 	}
 	after := b.scrape(ctx)
 	for _, a := range o.admins {

@@ -141,6 +141,8 @@ func TestIdle(t *testing.T) {
 	}
 	if idle := r.Steps[0].Idle; idle.Conns != 40 || idle.Echoes < 40 || idle.TotalPerConn["goim"] <= 0 {
 		t.Errorf("%+v", idle)
+	} else if r.Results["goim: bytes per connection"] != idle.ResidentPerConn["goim"] || r.Results["goim: cores"] != idle.CoresByName["goim"] {
+		t.Errorf("%v", r.Results)
 	}
 }
 
