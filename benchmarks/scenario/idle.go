@@ -70,15 +70,17 @@ func (b *bench) idleStep(ctx context.Context, f *fleet, repeat int, before map[s
 		ResidentPerConn: map[string]float64{}, TotalPerConn: map[string]float64{}, CoresByName: map[string]float64{},
 		KernelPerConn: round(float64(st.System.TCPMemoryBytes-began.System.TCPMemoryBefore+st.System.SlabBytes-began.System.SlabBefore)/conns, 1),
 	}
+	results := map[string]float64{}
 	for i := range st.Processes {
 		u, base := &st.Processes[i], began.Processes[i].RSSBefore
 		idle.ResidentPerConn[u.Name] = round(float64(u.RSSBytes-base)/conns, 1)
 		idle.TotalPerConn[u.Name] = round(float64(u.RSSBytes)/conns, 1)
 		idle.CoresByName[u.Name] = round(u.CPUSeconds/o.duration.Seconds(), 5)
-		if repeat == 1 {
-			b.report.Results[u.Name+": bytes per connection"] = idle.ResidentPerConn[u.Name]
-			b.report.Results[u.Name+": cores"] = idle.CoresByName[u.Name]
-		}
+		results[u.Name+": bytes per connection"] = idle.ResidentPerConn[u.Name]
+		results[u.Name+": cores"] = idle.CoresByName[u.Name]
+	}
+	if repeat == 1 {
+		b.report.Results = results
 	}
 	after := b.scrape(ctx)
 	for _, a := range o.admins {
