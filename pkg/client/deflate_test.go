@@ -48,8 +48,16 @@ func handshake(t *testing.T, extensions string, frames ...[]byte) (address strin
 				if accepted, err := ws.AcceptDeflate(h.Extensions); err != nil || accepted != agreed {
 					return fmt.Errorf("the offer %q: %q, %w", h.Extensions, accepted, err)
 				}
-				out := ws.AppendUpgradeWith(nil, h, extensions)
-				out = append(out, ws.AppendFrame(nil, ws.OpBinary, wire.AppendPacket(nil, wire.Header{Ver: 1, Op: wire.OpAuthReply, Seq: 1}, nil))...)
+				if _, err := conn.Write(ws.AppendUpgradeWith(nil, h, extensions)); err != nil {
+					return err
+				}
+				// Symptom: Dial failed for what a frame behind the auth reply had.
+				// Cause: both came before the client had asked, so the reply was
+				// no answer.
+				if _, err := conn.Read(block); err != nil {
+					return nil // the client does not take the answer
+				}
+				out := ws.AppendFrame(nil, ws.OpBinary, wire.AppendPacket(nil, wire.Header{Ver: 1, Op: wire.OpAuthReply, Seq: 1}, nil))
 				for _, f := range frames {
 					out = append(out, f...)
 				}
