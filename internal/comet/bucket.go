@@ -48,7 +48,7 @@ type Bucket struct {
 	renew    uint32 // next slot to renew the location of
 	topsNext int    // next slot to ask the tops for
 	nowMS    int64
-	activeMS int64 // when a client last connected, or sent something but a heartbeat
+	activeMS int64 // when a push was last under way, or a client connected or sent more than a heartbeat
 	napAsked bool  // a nap is on its way to the loop
 	napEnd   *time.Timer
 	allTop   timeline.Position // of the timeline of pushes to all
@@ -165,6 +165,9 @@ func (b *Bucket) turn() {
 		for _, batch := range b.batches {
 			b.protect(nil, func() { b.apply(batch) })
 		}
+	}
+	if len(b.batches)+len(b.walking)+len(b.alls) > 0 {
+		b.activeMS = b.nowMS
 	}
 	if b.walkAll() {
 		more = true

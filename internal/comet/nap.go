@@ -6,10 +6,10 @@ import "time"
 // it waits in the poller with its P (Go's right to run code), and until sysmon
 // has taken the P away sysmon wakes dozens of times (benchmarks/results/stages.txt).
 // Nobody waits for the answer to a heartbeat. So after one of them a quiet loop
-// naps, and answers all that have come in the meantime at once. A push, like
-// all commands, ends the nap at once. Only a client that breaks the silence
-// waits: for a hundredth of the time at most that nobody has connected or sent
-// anything but heartbeats.
+// naps, and answers all that have come in the meantime at once. It is quiet
+// while nobody is pushed to, connects, or sends anything but heartbeats; a
+// hundredth of that time at most it naps. A push, like all commands, ends the
+// nap at once, so only a client that breaks the silence waits.
 const (
 	napShare = 100
 	minNap   = 10 * time.Millisecond
