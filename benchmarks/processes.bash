@@ -2,6 +2,9 @@
 # in it, the scenario, and the end of everything by pid.
 # shellcheck shell=bash disable=SC2154
 
+# shellcheck source-path=SCRIPTDIR source=../scripts/deps/process.bash
+source "$root/scripts/deps/process.bash"
+
 script=$(basename "$0")
 pids=()  # pid@start time, in the order of their start
 flags=() # for the scenario
@@ -22,14 +25,6 @@ use_folder() {
   trap finish EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
-}
-
-# start_time PID: with it a pid is unique.
-start_time() {
-  local stat fields
-  stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-  read -ra fields <<<"${stat##*) }"
-  [[ ${fields[0]} != Z ]] && echo "${fields[19]}"
 }
 
 # stop_daemon PID@START: asks, and kills what does not listen.
@@ -59,15 +54,6 @@ finish() {
     tail -n 5 "$work"/*.log 2>/dev/null >&2 || true
   fi
   [[ -n $keep ]] || rm -rf "$work"
-}
-
-# Below the kernel's ephemeral ports: no outgoing connection takes it meanwhile.
-free_port() {
-  local port
-  while port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000)); do
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
-  done
-  echo "$port"
 }
 
 # begin NAME COMMAND...: starts a server to be measured, in a session of its

@@ -38,7 +38,7 @@ goim-room-unmerged-tcp|-room 20,1ms|room -rate 10 -limit -repeat 3
 goim-room-merged-tcp||room -rate 100,300,1000 -publishers 256 -repeat 3 -duration 5s
 goim-unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 5s
 goim-unicast-keys||unicast -route keys -rate 1000 -repeat 3 -duration 5s
-goim-idle-tcp|-warm 0|idle -conns 19000 -heartbeat 60s -duration 25s
+goim-idle-tcp|-warm 0|idle -conns 19000 -heartbeat 60s -duration 60s
 goim-connect|-warm 0|connect -inflight 2500 -repeat 3
 TEXT
 }

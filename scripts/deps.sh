@@ -13,6 +13,8 @@ ws_version=8.23.0
 
 # shellcheck source-path=SCRIPTDIR source=deps/install.bash
 source "$recipes/install.bash"
+# shellcheck source-path=SCRIPTDIR source=deps/process.bash
+source "$recipes/process.bash"
 # shellcheck source-path=SCRIPTDIR source=deps/serve.bash
 source "$recipes/serve.bash"
 
