@@ -64,7 +64,7 @@ type slot struct {
 const (
 	turnCalls   = 512
 	turnBatches = 64
-	walkChunk   = 128 // writes for one room before the next room has its turn
+	walkChunk   = 32 // writes for one room before the next room has its turn
 )
 
 const (
@@ -182,6 +182,7 @@ func (b *Bucket) turn() {
 		more = true
 	}
 	if more {
+		b.loop.Yield()
 		b.askAgain()
 	}
 }
@@ -227,7 +228,7 @@ func (b *Bucket) walkAll() (more bool) {
 	if !more && len(b.walking) > 0 {
 		b.alarm.Reset(wait)
 	}
-	b.walkAlls(max(budget, walkChunk))
+	b.walkAlls(max(budget, b.gateway.cfg.TurnWrites/2))
 	return more || b.allsReady()
 }
 

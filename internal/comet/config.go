@@ -43,7 +43,7 @@ func DefaultConfig() Config {
 		OutboxBytes:      256 << 10,
 		Overflow:         "close",
 		RoundBytes:       32 << 10,
-		TurnWrites:       256,
+		TurnWrites:       128,
 		BacklogBytes:     8 << 20,
 		ConnectWorkers:   4,
 		ConnectBatch:     128,

@@ -23,6 +23,7 @@ import (
 type serial struct{ tasks chan func() }
 
 func (l *serial) Execute(fn func()) { l.tasks <- fn }
+func (l *serial) Yield()            {}
 
 // testConn records what is written. stuck makes the socket take nothing.
 type testConn struct {

@@ -27,9 +27,12 @@ type Conn interface {
 }
 
 // Loop runs functions on one event loop, one after the other. Execute may be
-// called from any goroutine and must not run fn before it returns.
+// called from any goroutine and must not run fn before it returns. Yield is
+// called on the loop when it has more to do: the loop goes on after the
+// goroutines of the process that have something to do by now.
 type Loop interface {
 	Execute(fn func())
+	Yield()
 }
 
 // Node is one life of this comet.

@@ -43,6 +43,9 @@ func NewLoop(t testing.TB, g *comet.Gateway) *Loop {
 // Execute implements comet.Loop.
 func (l *Loop) Execute(fn func()) { l.tasks <- fn }
 
+// Yield implements comet.Loop.
+func (l *Loop) Yield() {}
+
 // Do runs fn on the loop and waits for its end.
 func (l *Loop) Do(fn func()) {
 	done := make(chan struct{})

@@ -136,7 +136,11 @@ func newFakeServer(t testing.TB) *fakeServer {
 			fn()
 		}
 	})
-	t.Cleanup(func() { close(f.loop.tasks); running.Wait() }) // after the gateway's end
+	t.Cleanup(func() { // after the gateway's end
+		close(f.loop.tasks)
+		running.Wait()
+		f.closeYielders()
+	})
 	f.panics = f.metrics.PlainCounter("perseid_panics_total", "")
 	cfg := comet.DefaultConfig()
 	cfg.MaxRooms, cfg.Deflate = 4, true

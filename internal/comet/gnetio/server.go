@@ -84,10 +84,11 @@ type Server struct {
 	bootOne   sync.Once
 	done      chan struct{}
 
-	mu      sync.Mutex // Run, the boot and Stop come from three goroutines
-	started bool       // Run was called
-	stopped bool       // Stop was called
-	engine  *gnet.Engine
+	mu       sync.Mutex // Run, the boot, the loops and Stop come from different goroutines
+	started  bool       // Run was called
+	stopped  bool       // Stop was called
+	engine   *gnet.Engine
+	yielders []*yielder // of the loops
 }
 
 // New checks the configuration and finds the addresses; a port that is taken
@@ -170,6 +171,7 @@ func (s *Server) Run() error {
 		opts = append(opts, gnet.WithTCPKeepAlive(s.cfg.KeepAlive))
 	}
 	err := gnet.Rotate(s, addrs, opts...)
+	s.closeYielders()
 	s.mu.Lock()
 	stopped = s.stopped
 	s.mu.Unlock()
@@ -254,7 +256,14 @@ func (s *Server) bucket(l gnet.EventLoop) (*comet.Bucket, error) {
 	if b, ok := s.buckets.Load(l); ok {
 		return b.(*comet.Bucket), nil
 	}
-	b, err := s.gateway.NewBucket(loop{l})
+	y, err := newYielder()
+	if err != nil {
+		return nil, fmt.Errorf("gnetio: pipe of an event loop: %w", err)
+	}
+	s.mu.Lock()
+	s.yielders = append(s.yielders, y)
+	s.mu.Unlock()
+	b, err := s.gateway.NewBucket(loop{l, y})
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +271,23 @@ func (s *Server) bucket(l gnet.EventLoop) (*comet.Bucket, error) {
 	return b, nil
 }
 
-type loop struct{ l gnet.EventLoop }
+// closeYielders is called when the loops have ended.
+func (s *Server) closeYielders() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, y := range s.yielders {
+		y.close()
+	}
+	s.yielders = nil
+}
+
+type loop struct {
+	l gnet.EventLoop
+	y *yielder
+}
+
+// Yield implements comet.Loop.
+func (l loop) Yield() { l.y.yield() }
 
 // Execute implements comet.Loop.
 func (l loop) Execute(fn func()) {
