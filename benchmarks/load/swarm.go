@@ -17,8 +17,9 @@ type Swarm struct {
 	parts []*Process
 }
 
-// Process is a child that has a part of a fleet, or a bare write loop. It ends
-// when its standard input does, so it cannot outlive its parent.
+// Process is a child that has a part of a fleet, a bare write loop, or the
+// watch for stalls. It ends when its standard input does, so it cannot outlive
+// its parent.
 type Process struct {
 	PID    int
 	cmd    *exec.Cmd
@@ -177,6 +178,7 @@ type ChurnArgs struct {
 type Child struct {
 	fleet *Fleet
 	bare  *Bare
+	watch *stallWatch
 }
 
 // Serve is the life of a child: it answers on the pipe until its end.
@@ -193,6 +195,9 @@ func Serve(r io.Reader, w io.WriteCloser) error {
 	}
 	if child.bare != nil {
 		errs = append(errs, child.bare.Close())
+	}
+	if child.watch != nil {
+		child.watch.close()
 	}
 	return errors.Join(errs...)
 }
@@ -247,3 +252,16 @@ func (c *Child) Write(run BareRun, reply *BareResult) error {
 	*reply = r
 	return err
 }
+
+// Watch begins to watch for stalls.
+func (c *Child) Watch(_ struct{}, _ *struct{}) error {
+	if c.watch != nil {
+		return errors.New("there is a watch already")
+	}
+	w, err := newStallWatch()
+	c.watch = w
+	return err
+}
+
+// Stalls are those since the last call.
+func (c *Child) Stalls(_ struct{}, reply *Stalls) error { *reply = c.watch.take(); return nil }

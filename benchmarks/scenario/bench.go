@@ -14,12 +14,13 @@ import (
 
 // bench is one run.
 type bench struct {
-	opt    options
-	clock  load.Clock
-	child  load.Command
-	report *Report
-	procs  []process
-	line   *progress
+	opt        options
+	clock      load.Clock
+	child      load.Command
+	report     *Report
+	procs      []process
+	line       *progress
+	stallWatch *stallWatch // nil: stalls are not watched
 }
 
 func newBench(opt options, name string, args []string, stderr io.Writer, child load.Command) (*bench, error) {

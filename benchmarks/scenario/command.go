@@ -106,7 +106,9 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, child
 	ctx, cancel := context.WithTimeoutCause(ctx, opt.timeout, fmt.Errorf("the run took longer than -timeout %s", opt.timeout))
 	defer cancel()
 	began := time.Now()
+	b.startStallWatch(ctx)
 	err = s.run(ctx, b)
+	b.closeStallWatch()
 	b.report.TookSeconds = round(time.Since(began).Seconds(), 3)
 	b.report.summarize()
 	if err != nil {

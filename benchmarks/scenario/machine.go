@@ -21,6 +21,7 @@ type Machine struct {
 	Go          string `json:"go"`
 	OpenFiles   uint64 `json:"open_file_limit"`
 	TCPMem      string `json:"tcp_mem"`
+	Backlog     int64  `json:"netdev_max_backlog"` // packets, queue of a processor
 }
 
 func thisMachine() Machine {
@@ -31,6 +32,7 @@ func thisMachine() Machine {
 	if unix.Uname(&u) == nil {
 		m.Kernel = unix.ByteSliceToString(u.Release[:])
 	}
+	m.Backlog, _ = strconv.ParseInt(strings.TrimSpace(readText("/proc/sys/net/core/netdev_max_backlog")), 10, 64)
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		m.OpenFiles = limit.Cur

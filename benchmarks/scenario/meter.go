@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 
@@ -17,6 +18,8 @@ type meter struct {
 	machine machineTimes
 	tcp     int64
 	slab    int64
+	dropped int64
+	watch   processTimes
 	loops   []time.Duration
 	clients time.Duration
 	self    time.Duration
@@ -50,7 +53,10 @@ func (b *bench) startMeter(ctx context.Context, f *fleet, procs []process) (*met
 	m.metrics = b.scrape(ctx)
 	m.loops, m.clients, m.self = s.LoopCPU, s.ProcessCPU, ownCPU()
 	_, m.tcp = sockets()
-	m.slab = slab()
+	m.slab, m.dropped = slab(), droppedPackets()
+	if _, m.watch, err = b.stalls(ctx); err != nil {
+		return nil, err
+	}
 	m.began = time.Now()
 	m.machine = readMachineTimes()
 	for i, p := range procs {
@@ -150,6 +156,11 @@ func (m *meter) read(ctx context.Context, s *load.Stats) (meterUse, error) {
 		measured += u.CPUSeconds
 		use.processes = append(use.processes, u)
 	}
+	stalls, watch, err := m.b.stalls(ctx)
+	if err != nil {
+		return use, err
+	}
+	measured += watch.total() - m.watch.total()
 	c := &use.clients
 	c.CPUSeconds = round((s.ProcessCPU - m.clients).Seconds(), 3)
 	c.PublisherSeconds = round((ownCPU() - m.self).Seconds(), 3)
@@ -168,6 +179,13 @@ func (m *meter) read(ctx context.Context, s *load.Stats) (meterUse, error) {
 		y.Other = round(max(0, busy-measured)/all, 3)
 		y.SoftIRQ = round((machine.softirq-m.machine.softirq)/all, 3)
 	}
+	if stalls != nil {
+		y.Stalls = &StallUse{
+			Count: stalls.Count, LongestMS: round(float64(stalls.Longest)/1e6, 1),
+			Share: round(stalls.Total.Seconds()/took/float64(runtime.NumCPU()), 5),
+		}
+	}
+	y.Dropped = droppedPackets() - m.dropped
 	y.Load1 = load1()
 	y.TCPSockets, y.TCPMemoryBytes = sockets()
 	y.TCPMemoryBefore = m.tcp

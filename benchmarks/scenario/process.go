@@ -111,6 +111,18 @@ func sockets() (count, memory int64) {
 	return count, memory
 }
 
+// droppedPackets counts packets since the boot that found the queue of a
+// processor full; loopback has no other.
+func droppedPackets() (n int64) {
+	for line := range strings.Lines(readText("/proc/net/softnet_stat")) {
+		if f := strings.Fields(line); len(f) > 1 {
+			v, _ := strconv.ParseInt(f[1], 16, 64)
+			n += v
+		}
+	}
+	return n
+}
+
 // slab is the kernel's own memory, in which the sockets are.
 func slab() int64 { return kilobytes(field(readText("/proc/meminfo"), "Slab")) }
 

@@ -180,6 +180,18 @@ type SystemUse struct {
 	TCPMemoryBefore int64   `json:"tcp_memory_before_bytes"`
 	SlabBytes       int64   `json:"kernel_slab_bytes"`
 	SlabBefore      int64   `json:"kernel_slab_before_bytes"`
+	// Dropped packets found the queue of a processor full (the second column
+	// of /proc/net/softnet_stat). TCP repeats them, 200 ms later at worst.
+	Dropped int64     `json:"packets_dropped"`
+	Stalls  *StallUse `json:"stalls,omitempty"` // nil: not watched
+}
+
+// StallUse are the times of 3 ms and more when a processor of the machine
+// stood still: no process of it had it.
+type StallUse struct {
+	Count     int     `json:"count"`
+	Share     float64 `json:"share"` // of the time of all cores
+	LongestMS float64 `json:"longest_ms"`
 }
 
 func ms(ns int64) float64 { return round(float64(ns)/1e6, 4) }

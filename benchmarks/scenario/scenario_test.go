@@ -242,7 +242,7 @@ func TestReportGolden(t *testing.T) {
 	t.Parallel()
 	r := Report{
 		Scenario: "room", Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), TookSeconds: 12.5, Command: []string{"perseid", "bench", "room"}, Commit: "c0ffee",
-		Machine:  Machine{CPU: "a CPU", Cores: 2, MemoryBytes: 1 << 30, Kernel: "6.1", Go: "go1.26", OpenFiles: 20000, TCPMem: "1 2 3"},
+		Machine:  Machine{CPU: "a CPU", Cores: 2, MemoryBytes: 1 << 30, Kernel: "6.1", Go: "go1.26", OpenFiles: 20000, TCPMem: "1 2 3", Backlog: 1000},
 		Settings: map[string]string{"conns": "10"},
 		Connects: []Connect{{Name: "connect", Conns: 10, Ready: 10, Seconds: 1, PerSecond: 10, Failures: map[string]int{"refused": 1}}},
 		Results:  map[string]float64{"ratio": 1.5},
@@ -256,6 +256,7 @@ func TestReportGolden(t *testing.T) {
 		Limit:     &LimitResult{Writers: 2, Rounds: 100, Writes: 1000, CPUSeconds: 1, CPUPerMillion: 4, WriterCPUSeconds: []float64{0.5, 0.5}},
 		Idle:      &IdleResult{Conns: 10, ResidentPerConn: map[string]float64{"comet": 1000}, TotalPerConn: map[string]float64{"comet": 2000}, CoresByName: map[string]float64{"comet": 0.01}},
 		Processes: []ProcessUse{{Name: "comet", PID: 1, CPUSeconds: 1, UserSeconds: 0.25, CPUPerMillion: 5, CPUPerMessage: 6, RSSBytes: 7, PSSBytes: 8, MaxRSSBytes: 9, RSSBefore: 10, Threads: 11}},
+		System:    SystemUse{Dropped: 12, Stalls: &StallUse{Count: 13, Share: 0.014, LongestMS: 15}},
 		Metrics:   map[string]float64{"comet perseid_x_total": 1},
 		BoundBy:   []string{"machine: 99 % busy"}, ClientSide: true,
 	}}

@@ -325,4 +325,10 @@ func (b *bench) bounds(st *Step) {
 	if st.System.Other > 0.05 {
 		add(false, "noise: others used %.0f %% of the machine", 100*st.System.Other)
 	}
+	if s := st.System.Stalls; s != nil && (s.Share > 0.001 || s.LongestMS > 10) {
+		add(false, "noise: processors stood still %d times, for %.2g %% of the time and up to %.0f ms", s.Count, 100*s.Share, s.LongestMS)
+	}
+	if n := st.System.Dropped; n > 0 {
+		add(false, "noise: %d packets were dropped, net.core.netdev_max_backlog is %d", n, b.report.Machine.Backlog)
+	}
 }

@@ -1,0 +1,119 @@
+package load
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stalls are the times when processors of the machine stood still, added up.
+// Another guest of the host that had them, or an interrupt that took long,
+// looks like that; the machine's own processes do not.
+type Stalls struct {
+	Count   int
+	Total   time.Duration
+	Longest time.Duration
+}
+
+const (
+	stallTick = time.Millisecond
+	// shortestStall is longer than what softirqs may take at a time (2 ms,
+	// MAX_SOFTIRQ_TIME of Linux).
+	shortestStall = 3 * time.Millisecond
+	stallPriority = 50 // of 1 to 99
+)
+
+// stallWatch has a thread on each processor that sleeps a millisecond at a
+// time and notes when it wakes up late. They have a real-time priority, so no
+// ordinary process keeps them waiting.
+type stallWatch struct {
+	stopped atomic.Bool
+	threads sync.WaitGroup
+	mu      sync.Mutex
+	seen    Stalls // since they were last asked for
+}
+
+// newStallWatch fails without the right to a real-time priority.
+func newStallWatch() (*stallWatch, error) {
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return nil, fmt.Errorf("processors: %w", err)
+	}
+	// The threads sleep in the kernel without the runtime's knowledge.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + allowed.Count())
+	w := &stallWatch{}
+	begun, wanted := make(chan error), 0
+	for cpu := 0; wanted < allowed.Count(); cpu++ {
+		if allowed.IsSet(cpu) {
+			wanted++
+			w.threads.Go(func() { w.watch(cpu, begun) })
+		}
+	}
+	var errs []error
+	for range wanted {
+		errs = append(errs, <-begun)
+	}
+	if err := errors.Join(errs...); err != nil {
+		w.close()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *stallWatch) watch(cpu int, begun chan<- error) {
+	runtime.LockOSThread() // and ends with the goroutine
+	var only unix.CPUSet
+	only.Set(cpu)
+	err := unix.SchedSetaffinity(0, &only)
+	if err == nil {
+		err = unix.SchedSetAttr(0, &unix.SchedAttr{Policy: unix.SCHED_FIFO, Priority: stallPriority}, 0)
+	}
+	if err != nil {
+		begun <- fmt.Errorf("a real-time priority on processor %d: %w", cpu, err)
+		return
+	}
+	begun <- nil
+	for !w.stopped.Load() {
+		if late := sleepTick() - stallTick; late >= shortestStall {
+			w.mu.Lock()
+			w.seen.Count++
+			w.seen.Total += late
+			w.seen.Longest = max(w.seen.Longest, late)
+			w.mu.Unlock()
+		}
+	}
+}
+
+// sleepTick sleeps and says for how long. Go's scheduler, which would make
+// this thread wait for others, has no say in it: it makes system calls without
+// telling, and has no point where the runtime could stop it.
+//
+//go:nosplit
+func sleepTick() time.Duration {
+	var began, ended unix.Timespec
+	tick := unix.Timespec{Nsec: int64(stallTick)}
+	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&began)), 0)
+	_, _, _ = unix.RawSyscall6(unix.SYS_CLOCK_NANOSLEEP, unix.CLOCK_MONOTONIC, 0, uintptr(unsafe.Pointer(&tick)), 0, 0, 0)
+	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&ended)), 0)
+	return time.Duration((ended.Sec-began.Sec)*1e9 + ended.Nsec - began.Nsec)
+}
+
+// take returns what was seen since the last call.
+func (w *stallWatch) take() Stalls {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	seen := w.seen
+	w.seen = Stalls{}
+	return seen
+}
+
+func (w *stallWatch) close() {
+	w.stopped.Store(true)
+	w.threads.Wait()
+}

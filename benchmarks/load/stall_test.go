@@ -1,0 +1,56 @@
+package load
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/perseid-im/perseid/internal/testdeps"
+)
+
+// A stopped process is late like one whose machine stands still.
+func TestStallWatchNoticesThatNothingRan(t *testing.T) {
+	ctx := bounded(t)
+	child, err := Start(testChild)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := child.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := child.Call(ctx, "Watch", struct{}{}, &struct{}{}); err != nil {
+		if strings.Contains(err.Error(), unix.EPERM.Error()) {
+			testdeps.Skip(t, err.Error())
+		}
+		t.Fatal(err)
+	}
+	const stopped = 200 * time.Millisecond
+	if err := syscall.Kill(child.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(stopped) // this is the stall, not a wait for something
+	if err := syscall.Kill(child.PID, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	var sum Stalls
+	for sum.Longest < stopped-stallTick {
+		var s Stalls
+		if err := child.Call(ctx, "Stalls", struct{}{}, &s); err != nil {
+			t.Fatalf("%v; seen: %+v", err, sum)
+		}
+		sum.Count += s.Count
+		sum.Total += s.Total
+		sum.Longest = max(sum.Longest, s.Longest)
+	}
+	if sum.Count < 1 || sum.Total < sum.Longest {
+		t.Errorf("seen: %+v", sum)
+	}
+	if err := child.Call(ctx, "Watch", struct{}{}, &struct{}{}); err == nil {
+		t.Error("a second watch")
+	}
+}

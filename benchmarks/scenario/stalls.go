@@ -1,0 +1,53 @@
+package scenario
+
+import (
+	"context"
+
+	"github.com/perseid-im/perseid/benchmarks/load"
+)
+
+// stallWatch is a child that notices when the machine stands still.
+type stallWatch struct {
+	*load.Process
+	process process
+}
+
+// startStallWatch tries to; a run without the right to is as good, but tells less.
+func (b *bench) startStallWatch(ctx context.Context) {
+	child, err := load.Start(b.child)
+	if err == nil {
+		w := &stallWatch{Process: child}
+		if w.process, err = newProcess("watch", child.PID); err == nil {
+			err = child.Call(ctx, "Watch", struct{}{}, &struct{}{})
+		}
+		if b.stallWatch = w; err != nil {
+			b.closeStallWatch()
+		}
+	}
+	if err != nil {
+		b.note("whether the machine stood still is not known: %s", err)
+	}
+}
+
+func (b *bench) closeStallWatch() {
+	if b.stallWatch == nil {
+		return
+	}
+	if err := b.stallWatch.Close(); err != nil {
+		b.note("watch for stalls: %s", err)
+	}
+	b.stallWatch = nil
+}
+
+// stalls are those since the last call, and the watch's own CPU time.
+func (b *bench) stalls(ctx context.Context) (*load.Stalls, processTimes, error) {
+	if b.stallWatch == nil {
+		return nil, processTimes{}, nil
+	}
+	var s load.Stalls
+	if err := b.stallWatch.Call(ctx, "Stalls", struct{}{}, &s); err != nil {
+		return nil, processTimes{}, err
+	}
+	times, err := b.stallWatch.process.times()
+	return &s, times, err
+}
