@@ -260,14 +260,15 @@ func (s *Server) bucket(l gnet.EventLoop) (*comet.Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gnetio: pipe of an event loop: %w", err)
 	}
-	s.mu.Lock()
-	s.yielders = append(s.yielders, y)
-	s.mu.Unlock()
 	b, err := s.gateway.NewBucket(loop{l, y})
 	if err != nil {
+		y.close()
 		return nil, err
 	}
 	s.buckets.Store(l, b)
+	s.mu.Lock()
+	s.yielders = append(s.yielders, y)
+	s.mu.Unlock()
 	return b, nil
 }
 

@@ -5,8 +5,6 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // Symptom: while a room of 10,000 was written to, a push to a small room waited
@@ -21,14 +19,14 @@ func TestYieldLetsWaitersForTheNetworkRun(t *testing.T) {
 	defer y.close()
 	const waiters = 10
 	var read atomic.Int32
-	var ins []int
+	var ins []*os.File
 	for range waiters {
 		out, in, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = in.Close(); _ = out.Close() }()
-		ins = append(ins, int(in.Fd()))
+		ins = append(ins, in)
 		go func() {
 			var buf [1]byte
 			if _, err := out.Read(buf[:]); err == nil {
@@ -41,8 +39,8 @@ func TestYieldLetsWaitersForTheNetworkRun(t *testing.T) {
 	for range turns { // until all of them wait
 		y.yield()
 	}
-	for _, fd := range ins {
-		if _, err := unix.Write(fd, []byte{0}); err != nil {
+	for _, in := range ins {
+		if _, err := in.Write([]byte{0}); err != nil {
 			t.Fatal(err)
 		}
 	}
