@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/perseid-im/perseid/pkg/wire"
@@ -161,6 +162,36 @@ func TestARoomThatRestsGoesOnByItself(t *testing.T) {
 	if got := c.bodies(t, 1); len(got) != 5 {
 		t.Errorf("%d of 5 came", len(got))
 	}
+}
+
+// A rest is the pipeline's share of a machine that the room keeps busy; with few
+// pushes in a write it would only make rounds longer.
+func TestOnlyAWalkThatMergesManyRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, 1, nil)
+		b := f.buckets[0]
+		c := f.connect(b, 1, inRoomOne("a"))
+		c.onWrite = func() { time.Sleep(2 * walkTime) }
+		for _, tc := range []struct {
+			merged int
+			rest   time.Duration
+		}{{1, 0}, {minMerged - 1, 0}, {minMerged, 2 * walkTime / restShare}} {
+			release := f.holdRoom(b, roomOne)
+			pushes := make([]Push, tc.merged)
+			for i := range pushes {
+				pushes[i] = Push{Op: 1, Room: roomOne, Body: []byte{1}}
+			}
+			d := f.dispatch(pushes...)
+			release()
+			f.result(d)
+			ended := time.Now()
+			f.on(b, func() {
+				if got := max(0, b.rooms[roomOne].rested.Sub(ended)); got != tc.rest {
+					t.Errorf("%d in a write: a rest of %s, want %s", tc.merged, got, tc.rest)
+				}
+			})
+		}
+	})
 }
 
 func TestMergeWindowsAreChecked(t *testing.T) {
