@@ -293,6 +293,31 @@ func TestReportGolden(t *testing.T) {
 	}
 }
 
+// A reader must see which figures are the machine's rather than the server's.
+func TestNoiseIsTold(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		use  SystemUse
+		want []string
+	}{
+		{use: SystemUse{Other: 0.05, Stalls: &StallUse{Count: 2, Share: 0.001, LongestMS: 10}}},
+		{use: SystemUse{}}, // stalls are not known
+		{SystemUse{Other: 0.0749}, []string{"noise: others used 7 % of the machine"}},
+		{SystemUse{Stalls: &StallUse{Count: 3, Share: 0.0021, LongestMS: 4}},
+			[]string{"noise: processors stood still 3 times, for 0.21 % of the time and up to 4 ms"}},
+		{SystemUse{Stalls: &StallUse{Count: 1, Share: 0.0005, LongestMS: 10.6}},
+			[]string{"noise: processors stood still 1 times, for 0.05 % of the time and up to 11 ms"}},
+		{SystemUse{Dropped: 7}, []string{"noise: 7 packets were dropped, net.core.netdev_max_backlog is 1000"}},
+	} {
+		b := bench{report: &Report{Machine: Machine{Backlog: 1000}}}
+		st := Step{System: tc.use}
+		b.bounds(&st)
+		if !slices.Equal(st.BoundBy, tc.want) || st.ClientSide {
+			t.Errorf("%+v: %q, want %q", tc.use, st.BoundBy, tc.want)
+		}
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	read := func(text string) map[string]sample {

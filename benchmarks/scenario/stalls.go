@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"errors"
 
 	"github.com/perseid-im/perseid/benchmarks/load"
 )
@@ -14,19 +15,27 @@ type stallWatch struct {
 
 // startStallWatch tries to; a run without the right to is as good, but tells less.
 func (b *bench) startStallWatch(ctx context.Context) {
-	child, err := load.Start(b.child)
-	if err == nil {
-		w := &stallWatch{Process: child}
-		if w.process, err = newProcess("watch", child.PID); err == nil {
-			err = child.Call(ctx, "Watch", struct{}{}, &struct{}{})
-		}
-		if b.stallWatch = w; err != nil {
-			b.closeStallWatch()
-		}
-	}
+	w, err := b.newStallWatch(ctx)
 	if err != nil {
 		b.note("whether the machine stood still is not known: %s", err)
+		return
 	}
+	b.stallWatch = w
+}
+
+func (b *bench) newStallWatch(ctx context.Context) (*stallWatch, error) {
+	child, err := load.Start(b.child)
+	if err != nil {
+		return nil, err
+	}
+	p, err := newProcess("watch", child.PID)
+	if err == nil {
+		err = child.Call(ctx, "Watch", struct{}{}, &struct{}{})
+	}
+	if err != nil {
+		return nil, errors.Join(err, child.Close())
+	}
+	return &stallWatch{child, p}, nil
 }
 
 func (b *bench) closeStallWatch() {
