@@ -60,7 +60,7 @@ func (c *Consumer) Run(ctx context.Context, w stream.Worker) error {
 	var group sarama.ConsumerGroup
 	var client sarama.Client
 	err := untilDone(ctx, c.logger, "starting the consumer", func() (err error) {
-		if client, err = sarama.NewClient(c.cfg.Brokers, consumerConfig(&c.cfg)); err != nil {
+		if client, err = newGroupClient(&c.cfg); err != nil {
 			return err
 		}
 		if group, err = sarama.NewConsumerGroupFromClient(c.cfg.Group, client); err != nil {
