@@ -44,6 +44,9 @@ func newBench(opt options, name string, args []string, stderr io.Writer, child l
 		b.report.Commit = commit()
 	}
 	b.line = &progress{w: stderr, quiet: opt.quiet}
+	if b.report.Machine.Autogroup && len(b.procs) > 1 {
+		b.note("kernel.sched_autogroup_enabled is 1: servers that share a machine wait longer for a processor")
+	}
 	return b, nil
 }
 

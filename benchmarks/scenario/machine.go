@@ -22,6 +22,7 @@ type Machine struct {
 	OpenFiles   uint64 `json:"open_file_limit"`
 	TCPMem      string `json:"tcp_mem"`
 	Backlog     int64  `json:"netdev_max_backlog"` // packets, queue of a processor
+	Autogroup   bool   `json:"sched_autogroup"`    // the kernel shares processors out to sessions (setsid) first, then to threads
 }
 
 func thisMachine() Machine {
@@ -33,6 +34,7 @@ func thisMachine() Machine {
 		m.Kernel = unix.ByteSliceToString(u.Release[:])
 	}
 	m.Backlog, _ = strconv.ParseInt(strings.TrimSpace(readText("/proc/sys/net/core/netdev_max_backlog")), 10, 64)
+	m.Autogroup = strings.TrimSpace(readText("/proc/sys/kernel/sched_autogroup_enabled")) == "1"
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		m.OpenFiles = limit.Cur
