@@ -68,12 +68,12 @@ begin() {
 }
 
 # start_backends KAFKA-MAJOR SERVER...: what the product needs; sets their
-# addresses, PERSEID_TEST_<SERVER>. The broker's heap and compiler are those
-# that Kafka has by default; the tests make do with less.
+# addresses, PERSEID_TEST_<SERVER>. The broker's heap is the one Kafka has by
+# default; the tests make do with less.
 start_backends() {
   local major=$1 server
   shift
-  PERSEID_KAFKA_MAJOR=$major PERSEID_KAFKA_HEAP=1g PERSEID_KAFKA_JIT=4 PERSEID_MARIADB_POOL=256M "$root/scripts/deps.sh" start "$work/servers" "$@"
+  PERSEID_KAFKA_MAJOR=$major PERSEID_KAFKA_HEAP=1g PERSEID_MARIADB_POOL=256M "$root/scripts/deps.sh" start "$work/servers" "$@"
   # shellcheck source=/dev/null
   source "$work/servers/env"
   for server in "$@"; do flags+=(-pid "$server=$(<"$work/servers/$server.pid")"); done

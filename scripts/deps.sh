@@ -43,7 +43,6 @@ MariaDB's user is root, without a password; it has no database until a client
 creates one.
 
 Environment: PERSEID_KAFKA_HEAP      the heap of the broker (default 256m)
-             PERSEID_KAFKA_JIT       1 compiles quickly, 4 is Java's own default (default 1)
              PERSEID_KAFKA_MAJOR     4, or 3 for clients that speak only old protocols (default 4)
              PERSEID_KAFKA_SETTINGS  more settings of the broker, one a line
              PERSEID_MARIADB_POOL    the page cache of MariaDB (default 32M)

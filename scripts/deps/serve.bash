@@ -38,8 +38,8 @@ run_kafka() {
   fill "$recipes/kafka/server.properties" "$dir" "$port" "$controller_port" >"$dir/server.properties"
   printf '%s\n' "${PERSEID_KAFKA_SETTINGS:-}" >>"$dir/server.properties" # the last of two settings holds
   [[ -d $dir/data ]] || cp -r "$home/formatted" "$dir/data"
-  exec java "-Xms${PERSEID_KAFKA_HEAP:-256m}" "-Xmx${PERSEID_KAFKA_HEAP:-256m}" -XX:+UseSerialGC \
-    "-XX:TieredStopAtLevel=${PERSEID_KAFKA_JIT:-1}" -XX:+ExitOnOutOfMemoryError -Xlog:disable "${KAFKA_ARCHIVE:--XX:SharedArchiveFile=$home/classes.jsa}" \
+  exec java "-Xms${PERSEID_KAFKA_HEAP:-256m}" "-Xmx${PERSEID_KAFKA_HEAP:-256m}" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
+    -XX:+ExitOnOutOfMemoryError -Xlog:disable "${KAFKA_ARCHIVE:--XX:SharedArchiveFile=$home/classes.jsa}" \
     "-Dlog4j2.configurationFile=$recipes/kafka/log4j2.xml" "-Dlog4j.configuration=file:$recipes/kafka-3/log4j.properties" \
     -cp "$(kafka_classpath "$home")" kafka.Kafka "$dir/server.properties"
 }
