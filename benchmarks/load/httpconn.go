@@ -19,10 +19,18 @@ type httpConn struct {
 	nc      net.Conn
 	r       *bufio.Reader
 	answer  []byte
+	used    time.Time // when the last answer came
 }
+
+// maxIdle is how long a connection may lie idle before it is made anew. Servers
+// close those that do for longer: Perseid and nginx after 75 s.
+const maxIdle = 30 * time.Second
 
 // connect does nothing when there is a connection.
 func (h *httpConn) connect(ctx context.Context) error {
+	if h.nc != nil && time.Since(h.used) > maxIdle {
+		h.close()
+	}
 	if h.nc != nil {
 		return nil
 	}
@@ -31,7 +39,7 @@ func (h *httpConn) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.nc = nc
+	h.nc, h.used = nc, time.Now()
 	if h.r == nil {
 		h.r = bufio.NewReaderSize(nc, 8<<10)
 	} else {
@@ -57,6 +65,7 @@ func (h *httpConn) post(ctx context.Context, request []byte) (accepted bool, why
 		h.close()
 		return false, "answer: " + lastWord(err)
 	}
+	h.used = time.Now()
 	if !keep {
 		h.close()
 	}

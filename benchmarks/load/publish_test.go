@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -240,5 +241,37 @@ func TestAnswers(t *testing.T) {
 		if got != want || err == nil && !keep {
 			t.Errorf("%q: %q (%v), want %q", answer, got, err, want)
 		}
+	}
+}
+
+// Symptom: at one push a second and less some failed with "answer: EOF". Cause:
+// the server had closed the connection, which had been idle for too long.
+func TestAnIdleConnectionIsMadeAnew(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+				_, _ = io.WriteString(c, "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
+			}
+			_ = c.Close() // as idle
+		}
+	}()
+	defer func() { _ = l.Close(); <-served }()
+	h := httpConn{addr: l.Addr().String(), timeout: 10 * time.Second}
+	defer h.close()
+	for range 2 {
+		if accepted, why := h.post(t.Context(), []byte("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")); !accepted {
+			t.Fatal(why)
+		}
+		h.used = h.used.Add(-maxIdle - time.Second)
 	}
 }
