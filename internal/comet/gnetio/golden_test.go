@@ -240,15 +240,20 @@ func TestSeveralPacketsInOneMessage(t *testing.T) {
 func TestByeAndCloseCodes(t *testing.T) {
 	transports(t, nil, func(t *testing.T, f *fixture, dial func() *client) {
 		for _, ver := range []int16{1, 2} {
+			var token string
 			for why, end := range map[comet.Reason]func(c *client, id uint64){
 				comet.Kicked:   func(_ *client, id uint64) { f.gateway.Kick([]uint64{id}, comet.Kicked) },
 				comet.BadFrame: func(c *client, _ uint64) { c.write(c.frame([]byte("garbage with at least 16 bytes"))) },
-				comet.Replaced: func(_ *client, _ uint64) { dial().auth(1, `{"key":"me"}`) },
+				comet.Replaced: func(_ *client, _ uint64) { dial().auth(1, token) },
 			} {
+				// A key of its own: who replaced the last one is not replaced, which
+				// would be counted too, some time later.
+				key := fmt.Sprintf("%s-%d", why, ver)
+				token = fmt.Sprintf(`{"key":%q}`, key)
 				c := dial()
-				c.auth(ver, `{"key":"me"}`)
+				c.auth(ver, token)
 				count := f.ended(why)
-				end(c, f.logic.Session("me"))
+				end(c, f.logic.Session(key))
 				before, how := c.end()
 				if want := fmt.Sprintf("close %d %s", why.Code(), why); c.isWS && how != want || !c.isWS && how == want {
 					t.Errorf("version %d, %s: %s", ver, why, how)
