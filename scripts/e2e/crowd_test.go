@@ -269,7 +269,11 @@ func (c *crowd) tally(l *load) (t tally) {
 	defer l.mu.Unlock()
 	for _, m := range c.members {
 		m.mu.Lock()
+		// Only these have an order: what was answered with an error may still come,
+		// as late as the log took it.
+		accepted := map[string]bool{}
 		for _, body := range l.accepted[m.key] {
+			accepted[body] = true
 			t.accepted++
 			if !m.arrived[body] {
 				t.missing++
@@ -289,11 +293,13 @@ func (c *crowd) tally(l *load) (t tally) {
 				t.inversions++
 			case seen[body]:
 				t.duplicates++
-			case ok && n < was:
+			case ok && n < was && accepted[body]:
 				t.inversions++ // for the first time behind a later one; a copy is a duplicate
 			}
 			seen[body] = true
-			last[f[1]] = max(last[f[1]], n)
+			if accepted[body] {
+				last[f[1]] = max(last[f[1]], n)
+			}
 		}
 		m.mu.Unlock()
 	}
