@@ -106,7 +106,8 @@ func consumerConfig(c *Config) *sarama.Config {
 // A commit waits there until the broker has gathered others to write with it
 // (group.coordinator.append.linger.ms), and a fetch that came behind it waited
 // too: every commit_interval, records were 5 to 8 ms late
-// (benchmarks/results/stages.txt).
+// (benchmarks/results/stages.txt). Each of the two clients keeps metadata of its
+// own up to date.
 type groupClient struct {
 	sarama.Client // fetches and metadata
 	coordinator   sarama.Client
