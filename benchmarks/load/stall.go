@@ -13,7 +13,8 @@ import (
 )
 
 // Stalls are the times when processors of the machine stood still, added up.
-// Another guest of the host that had them, or an interrupt that took long,
+// Another guest of the host that had them, an interrupt that took long, or a
+// thread of a kernel without preemption (PREEMPT_NONE) that does not let go
 // looks like that; the machine's own processes do not.
 type Stalls struct {
 	Count   int

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -20,6 +21,8 @@ type meter struct {
 	slab    int64
 	dropped int64
 	watch   processTimes
+	known   map[int]bool // pids of the measured processes and of the measuring ones
+	others  otherCPU
 	loops   []time.Duration
 	clients time.Duration
 	self    time.Duration
@@ -57,6 +60,8 @@ func (b *bench) startMeter(ctx context.Context, f *fleet, procs []process) (*met
 	if _, m.watch, err = b.stalls(ctx); err != nil {
 		return nil, err
 	}
+	m.known = b.knownPIDs(f, procs)
+	m.others = readOthers(m.known)
 	m.began = time.Now()
 	m.machine = readMachineTimes()
 	for i, p := range procs {
@@ -67,6 +72,21 @@ func (b *bench) startMeter(ctx context.Context, f *fleet, procs []process) (*met
 	}
 	m.sampler.Go(m.sample)
 	return m, nil
+}
+
+// knownPIDs are the processes that are measured, and those that measure.
+func (b *bench) knownPIDs(f *fleet, procs []process) map[int]bool {
+	known := map[int]bool{os.Getpid(): true}
+	for _, p := range procs {
+		known[p.pid] = true
+	}
+	for _, pid := range f.PIDs() {
+		known[pid] = true
+	}
+	if b.stallWatch != nil {
+		known[b.stallWatch.PID] = true
+	}
+	return known
 }
 
 // Servers are calm when they use less than calmCores together.
@@ -179,6 +199,7 @@ func (m *meter) read(ctx context.Context, s *load.Stats) (meterUse, error) {
 		y.Other = round(max(0, busy-measured)/all, 3)
 		y.SoftIRQ = round((machine.softirq-m.machine.softirq)/all, 3)
 	}
+	y.Others = readOthers(m.known).since(m.others, took)
 	if stalls != nil {
 		y.Stalls = &StallUse{
 			Count: stalls.Count, LongestMS: round(float64(stalls.Longest)/1e6, 1),

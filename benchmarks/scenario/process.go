@@ -73,6 +73,11 @@ func (p process) threads() int {
 	return n
 }
 
+// processName is its command, as long as the kernel keeps it (15 bytes).
+func processName(pid int) string {
+	return strings.TrimSpace(readText(fmt.Sprintf("/proc/%d/comm", pid)))
+}
+
 // machineTimes are the seconds that all cores spent, since the boot.
 type machineTimes struct{ all, idle, softirq float64 }
 

@@ -171,23 +171,32 @@ type ClientUse struct {
 
 // SystemUse is the whole machine, in shares of all cores.
 type SystemUse struct {
-	Busy            float64 `json:"busy_share"`
-	Other           float64 `json:"other_share"` // used by none of the measured processes
-	SoftIRQ         float64 `json:"softirq_share"`
-	Load1           float64 `json:"load_1m"`
-	TCPSockets      int64   `json:"tcp_sockets"`
-	TCPMemoryBytes  int64   `json:"tcp_memory_bytes"`
-	TCPMemoryBefore int64   `json:"tcp_memory_before_bytes"`
-	SlabBytes       int64   `json:"kernel_slab_bytes"`
-	SlabBefore      int64   `json:"kernel_slab_before_bytes"`
+	Busy  float64 `json:"busy_share"`
+	Other float64 `json:"other_share"` // used by none of the measured processes
+	// Others are the three of them that used most. Threads of the kernel are
+	// among them; what the kernel does in interrupts is nobody's.
+	Others          []OtherUse `json:"others,omitempty"`
+	SoftIRQ         float64    `json:"softirq_share"`
+	Load1           float64    `json:"load_1m"`
+	TCPSockets      int64      `json:"tcp_sockets"`
+	TCPMemoryBytes  int64      `json:"tcp_memory_bytes"`
+	TCPMemoryBefore int64      `json:"tcp_memory_before_bytes"`
+	SlabBytes       int64      `json:"kernel_slab_bytes"`
+	SlabBefore      int64      `json:"kernel_slab_before_bytes"`
 	// Dropped packets found the queue of a processor full (the second column
 	// of /proc/net/softnet_stat). TCP repeats them, 200 ms later at worst.
 	Dropped int64     `json:"packets_dropped"`
 	Stalls  *StallUse `json:"stalls,omitempty"` // nil: not watched
 }
 
+// OtherUse is a process, or a thread of the kernel, that is none of the measured.
+type OtherUse struct {
+	Name       string  `json:"name"`
+	CPUSeconds float64 `json:"cpu_seconds"`
+}
+
 // StallUse are the times of 3 ms and more when a processor of the machine
-// stood still: no process of it had it.
+// stood still: not even a thread of real-time priority got it.
 type StallUse struct {
 	Count     int     `json:"count"`
 	Share     float64 `json:"share"` // of the time of all cores

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -256,7 +258,7 @@ func TestReportGolden(t *testing.T) {
 		Limit:     &LimitResult{Writers: 2, Rounds: 100, Writes: 1000, CPUSeconds: 1, CPUPerMillion: 4, WriterCPUSeconds: []float64{0.5, 0.5}},
 		Idle:      &IdleResult{Conns: 10, ResidentPerConn: map[string]float64{"comet": 1000}, TotalPerConn: map[string]float64{"comet": 2000}, CoresByName: map[string]float64{"comet": 0.01}},
 		Processes: []ProcessUse{{Name: "comet", PID: 1, CPUSeconds: 1, UserSeconds: 0.25, CPUPerMillion: 5, CPUPerMessage: 6, RSSBytes: 7, PSSBytes: 8, MaxRSSBytes: 9, RSSBefore: 10, Threads: 11}},
-		System:    SystemUse{Dropped: 12, Stalls: &StallUse{Count: 13, Share: 0.014, LongestMS: 15}},
+		System:    SystemUse{Dropped: 12, Others: []OtherUse{{"kswapd0", 0.16}}, Stalls: &StallUse{Count: 13, Share: 0.014, LongestMS: 15}},
 		Metrics:   map[string]float64{"comet perseid_x_total": 1},
 		BoundBy:   []string{"machine: 99 % busy"}, ClientSide: true,
 	}}
@@ -307,10 +309,12 @@ func TestNoiseIsTold(t *testing.T) {
 			[]string{"noise: processors stood still 3 times, for 0.21 % of the time and up to 4 ms"}},
 		{SystemUse{Stalls: &StallUse{Count: 1, Share: 0.0005, LongestMS: 10.6}},
 			[]string{"noise: processors stood still 1 times, for 0.05 % of the time and up to 11 ms"}},
+		{SystemUse{Stalls: &StallUse{Count: 1, LongestMS: 10.6}, Others: []OtherUse{{"kswapd0", 0.25}, {"cron", 0.1}}},
+			[]string{"noise: processors stood still 1 times, for 0 % of the time and up to 11 ms; of all others kswapd0 used most, 2.5 % of a core"}},
 		{SystemUse{Dropped: 7}, []string{"noise: 7 packets were dropped, net.core.netdev_max_backlog is 1000"}},
 	} {
 		b := bench{report: &Report{Machine: Machine{Backlog: 1000}}}
-		st := Step{System: tc.use}
+		st := Step{Seconds: 10, System: tc.use}
 		b.bounds(&st)
 		if !slices.Equal(st.BoundBy, tc.want) || st.ClientSide {
 			t.Errorf("%+v: %q, want %q", tc.use, st.BoundBy, tc.want)
@@ -357,5 +361,46 @@ func TestMembersOfRooms(t *testing.T) {
 	}
 	if m := median([]float64{3, 1, 2}); m != 2 || median([]float64{4, 1, 2, 3}) != 2.5 || !slices.Equal(split("a:1, :2,localhost:3"), []string{"a:1", "127.0.0.1:2", "127.0.0.1:3"}) {
 		t.Error(m, split("a:1, :2,localhost:3"))
+	}
+}
+
+// Who made the noise must be in the report, or nobody can end it.
+func TestOthersAreNamed(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("sh", "-c", "while :; do :; done")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	pid := cmd.Process.Pid
+	key := func(o otherCPU) (k string) {
+		for k := range o {
+			if strings.HasPrefix(k, fmt.Sprint(pid, " ")) {
+				return k
+			}
+		}
+		return ""
+	}
+	before := readOthers(nil)
+	k := key(before)
+	if k == "" || key(readOthers(map[int]bool{pid: true})) != "" {
+		t.Fatalf("%q: a process is missing, or one is there that is known", k)
+	}
+	now := before
+	for began := time.Now(); now[k].CPUSeconds < before[k].CPUSeconds+0.2; now = readOthers(nil) {
+		if time.Since(began) > time.Minute {
+			t.Fatalf("%+v after a minute", now[k])
+		}
+	}
+	only := otherCPU{k: now[k]}
+	got := only.since(before, 1)
+	if len(got) != 1 || got[0].Name != "sh" || got[0].CPUSeconds < 0.19 {
+		t.Errorf("%+v", got)
+	}
+	if got := only.since(before, 1e6); len(got) != 0 {
+		t.Errorf("too little to be named: %+v", got)
+	}
+	if got := only.since(otherCPU{}, 1); len(got) != 0 {
+		t.Errorf("of one that began meanwhile it is not known when: %+v", got)
 	}
 }

@@ -322,11 +322,15 @@ func (b *bench) bounds(st *Step) {
 	if st.System.Busy > 0.95 {
 		add(false, "machine: %.0f %% busy", 100*st.System.Busy)
 	}
+	busiest := ""
+	if o := st.System.Others; len(o) > 0 && st.Seconds > 0 {
+		busiest = fmt.Sprintf("; of all others %s used most, %.2g %% of a core", o[0].Name, 100*o[0].CPUSeconds/st.Seconds)
+	}
 	if st.System.Other > 0.05 {
-		add(false, "noise: others used %.0f %% of the machine", 100*st.System.Other)
+		add(false, "noise: others used %.0f %% of the machine%s", 100*st.System.Other, busiest)
 	}
 	if s := st.System.Stalls; s != nil && (s.Share > 0.001 || s.LongestMS > 10) {
-		add(false, "noise: processors stood still %d times, for %.2g %% of the time and up to %.0f ms", s.Count, 100*s.Share, s.LongestMS)
+		add(false, "noise: processors stood still %d times, for %.2g %% of the time and up to %.0f ms%s", s.Count, 100*s.Share, s.LongestMS, busiest)
 	}
 	if n := st.System.Dropped; n > 0 {
 		add(false, "noise: %d packets were dropped, net.core.netdev_max_backlog is %d", n, b.report.Machine.Backlog)
