@@ -21,6 +21,7 @@ room-unmerged-tcp||room -rate 10 -limit -repeat 3
 room-unmerged-websocket||room -transport ws -rate 10 -limit -repeat 3
 room-merged-tcp||room -rate 100,1000,4000 -publishers 256 -repeat 3 -duration 6s
 room-merged-websocket||room -transport ws -rate 100,1000,4000 -publishers 256 -repeat 3 -duration 6s
+transports||room -transport tcp,ws -rate 10,1000,4000 -publishers 256 -repeat 3 -duration 6s
 room-capacity||capacity -rate 1000 -target 500ms -publishers 256 -duration 6s
 idle-tcp|-warm 0|idle -conns 19000 -heartbeat 60s -duration 60s
 idle-websocket|-warm 0|idle -conns 19000 -transport ws -heartbeat 60s -duration 60s

@@ -20,15 +20,24 @@ type httpConn struct {
 	r       *bufio.Reader
 	answer  []byte
 	used    time.Time // when the last answer came
+	unused  bool      // none came; then used is when the connection was made
 }
 
-// maxIdle is how long a connection may lie idle before it is made anew. Servers
-// close those that do for longer: Perseid and nginx after 75 s.
-const maxIdle = 30 * time.Second
+// How long a connection may lie idle before it is made anew. Servers close
+// those that do for longer: Perseid and nginx after 75 s, Perseid after 5 s one
+// on which no request has come.
+const (
+	maxIdle   = 30 * time.Second
+	maxUnused = 3 * time.Second
+)
 
 // connect does nothing when there is a connection.
 func (h *httpConn) connect(ctx context.Context) error {
-	if h.nc != nil && time.Since(h.used) > maxIdle {
+	idle := maxIdle
+	if h.unused {
+		idle = maxUnused
+	}
+	if h.nc != nil && time.Since(h.used) > idle {
 		h.close()
 	}
 	if h.nc != nil {
@@ -39,7 +48,7 @@ func (h *httpConn) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.nc, h.used = nc, time.Now()
+	h.nc, h.used, h.unused = nc, time.Now(), true
 	if h.r == nil {
 		h.r = bufio.NewReaderSize(nc, 8<<10)
 	} else {
@@ -65,7 +74,7 @@ func (h *httpConn) post(ctx context.Context, request []byte) (accepted bool, why
 		h.close()
 		return false, "answer: " + lastWord(err)
 	}
-	h.used = time.Now()
+	h.used, h.unused = time.Now(), false
 	if !keep {
 		h.close()
 	}

@@ -189,18 +189,24 @@ func (p *Publisher) RunAt(ctx context.Context, beginNS int64, perSecond float64,
 	return sum
 }
 
+// connectEarly is how long before its message is due a connection is made.
+const connectEarly = time.Second
+
 // patience is how long after its time a Run still sends what was due before.
 func patience(lasting time.Duration) time.Duration { return time.Second + lasting/4 }
 
 func (p *Publisher) work(ctx context.Context, w *pushWorker, index int, beginNS int64, perSecond float64, lasting time.Duration, sent *atomic.Uint64) {
 	end := beginNS + int64(lasting)
-	_ = w.http.connect(ctx) // not in the time of the first message; post tells what fails
 	for n := 0; ctx.Err() == nil; n++ {
 		due := max(beginNS, p.clock.Now())
 		if perSecond > 0 {
 			due = beginNS + int64(float64(index+n*len(p.workers))/perSecond*1e9)
 		}
-		if due >= end || !sleepUntil(ctx, p.clock, due, perSecond <= exactRate) {
+		if due >= end || !sleepUntil(ctx, p.clock, due-int64(connectEarly), false) {
+			return
+		}
+		_ = w.http.connect(ctx) // not in the time of the message; post tells what fails
+		if !sleepUntil(ctx, p.clock, due, perSecond <= exactRate) {
 			return
 		}
 		now := p.clock.Now()

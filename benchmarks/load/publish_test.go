@@ -244,8 +244,9 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// Symptom: at one push a second and less some failed with "answer: EOF". Cause:
-// the server had closed the connection, which had been idle for too long.
+// Symptom: where a publisher sends little, some of its pushes failed with
+// "answer: EOF". Cause: the server had closed the connection, which had been
+// idle for too long, and one that was never used is given less time.
 func TestAnIdleConnectionIsMadeAnew(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -269,9 +270,23 @@ func TestAnIdleConnectionIsMadeAnew(t *testing.T) {
 	h := httpConn{addr: l.Addr().String(), timeout: 10 * time.Second}
 	defer h.close()
 	for range 2 {
+		first := h.nc
+		if err := h.connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		second := h.nc
+		h.used = h.used.Add(-maxUnused - time.Second)
 		if accepted, why := h.post(t.Context(), []byte("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")); !accepted {
 			t.Fatal(why)
 		}
-		h.used = h.used.Add(-maxIdle - time.Second)
+		if first == second || second == h.nc {
+			t.Fatal("a connection that was idle for too long was used")
+		}
+		h.used = h.used.Add(-maxUnused - time.Second)
+		third := h.nc
+		if err := h.connect(t.Context()); err != nil || h.nc != third {
+			t.Fatalf("%v, or a connection that was used was given up too early", err)
+		}
+		h.used = h.used.Add(-maxIdle)
 	}
 }

@@ -17,6 +17,7 @@ type bench struct {
 	opt        options
 	clock      load.Clock
 	child      load.Command
+	transport  string // of the connections that are opened now
 	report     *Report
 	procs      []process
 	line       *progress
@@ -24,7 +25,7 @@ type bench struct {
 }
 
 func newBench(opt options, name string, args []string, stderr io.Writer, child load.Command) (*bench, error) {
-	b := &bench{opt: opt, clock: load.NewClock(), child: child}
+	b := &bench{opt: opt, clock: load.NewClock(), child: child, transport: opt.transports()[0]}
 	for _, p := range opt.pids {
 		pid, err := strconv.Atoi(p[1])
 		if err != nil {
@@ -64,7 +65,7 @@ type fleet struct {
 func (b *bench) config(classes []load.Class, streams int) load.Config {
 	o := &b.opt
 	return load.Config{
-		Servers: o.servers(), WebSocket: o.transport == "ws", Path: o.path, Sources: o.sources, Classes: classes,
+		Servers: o.servers(b.transport), WebSocket: b.transport == "ws", Path: o.path, Sources: o.sources, Classes: classes,
 		FirstMid: o.firstMid, Keys: o.route == "keys", Streams: streams, Drain: o.drain, Heartbeat: o.heartbeat, AuthTimeout: o.authTimeout, Loops: o.loops,
 		Parts: 1,
 	}

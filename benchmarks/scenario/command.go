@@ -22,7 +22,9 @@ type scenario struct {
 	defaults    func(*options)
 	needsServer bool
 	needsHTTP   bool
-	run         func(context.Context, *bench) error
+	// comparesTransports: several may be named.
+	comparesTransports bool
+	run                func(context.Context, *bench) error
 }
 
 func scenarios() []scenario {

@@ -39,7 +39,7 @@ func (b *bench) limitSteps(ctx context.Context, rates []float64, repeat int) (er
 		return err
 	}
 	var addr string
-	if err := child.Call(ctx, "Listen", load.BareConfig{Conns: o.conns, Writers: o.writers, WebSocket: o.transport == "ws"}, &addr); err != nil {
+	if err := child.Call(ctx, "Listen", load.BareConfig{Conns: o.conns, Writers: o.writers, WebSocket: b.transport == "ws"}, &addr); err != nil {
 		return err
 	}
 	cfg := b.config([]load.Class{{Name: "room", Conns: o.conns, Timed: o.timed}}, 1)
@@ -56,7 +56,7 @@ func (b *bench) limitSteps(ctx context.Context, rates []float64, repeat int) (er
 		if run.Rounds, err = b.rounds(ctx, f, child, &run, rate); err != nil {
 			return err
 		}
-		plan := stepPlan{name: fmt.Sprintf("bare loop, %g rounds/s", rate), repeat: repeat, asked: rate, procs: procs}
+		plan := stepPlan{name: b.stepName("bare loop, %g rounds/s", rate), repeat: repeat, asked: rate, procs: procs}
 		st, err := b.step(ctx, f, plan, func(ctx context.Context, beginNS int64, sent *atomic.Uint64) (published, error) {
 			run.BeginNS, run.UntilNS = beginNS, beginNS+int64(b.opt.duration)
 			return b.writeRounds(ctx, child, run, sent)

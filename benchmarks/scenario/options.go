@@ -126,7 +126,7 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.StringVar(&o.tcp, "tcp", o.tcp, "`ADDR`, or several with commas, of comets' TCP listeners")
 	fs.StringVar(&o.ws, "ws", o.ws, "`ADDR`, or several with commas, of comets' WebSocket listeners")
 	fs.StringVar(&o.path, "path", o.path, "`PATH` of the WebSocket handshake")
-	fs.StringVar(&o.transport, "transport", o.transport, "tcp or ws")
+	fs.StringVar(&o.transport, "transport", o.transport, "tcp or ws; tcp,ws compares them, in turns (room)")
 	fs.StringVar(&o.http, "http", o.http, "`ADDR`, or several with commas, of logics' push APIs")
 	fs.IntVar(&o.conns, "conns", o.conns, "connections over all processes")
 	fs.IntVar(&o.procs, "procs", o.procs, "client processes; one holds as many connections as the open-file limit allows")
@@ -211,14 +211,18 @@ func (o *options) problems(s *scenario) []string {
 	if o.slow <= 0 || o.slow > 40 || o.churn < 0 || o.smallRate < 0 || o.connectRate < 0 {
 		bad("-slow %g: allowed is more than 0, up to 40; -churn, -small-rate and -connect-rate: 0 or more", o.slow)
 	}
-	if o.transport != "tcp" && o.transport != "ws" {
-		bad("-transport %q: allowed is tcp or ws", o.transport)
+	switch {
+	case o.transport == "tcp,ws" && s.comparesTransports:
+	case o.transport != "tcp" && o.transport != "ws":
+		bad("-transport %q: allowed is tcp or ws; for room also tcp,ws", o.transport)
 	}
 	if o.route != "goim" && o.route != "keys" && o.route != "v1" {
 		bad("-route %q: allowed is goim, keys or v1", o.route)
 	}
-	if s.needsServer && len(o.servers()) == 0 {
-		bad("-%s: no address", o.transport)
+	for _, transport := range o.transports() {
+		if s.needsServer && len(o.servers(transport)) == 0 {
+			bad("-%s: no address", transport)
+		}
 	}
 	if s.needsHTTP && o.http == "" {
 		bad("-http: no address")
@@ -249,9 +253,12 @@ func (o *options) mayTalkTo(addr string) error {
 	return nil
 }
 
-// servers are the comets of the chosen transport.
-func (o *options) servers() []string {
-	if o.transport == "ws" {
+// transports are those that are measured.
+func (o *options) transports() []string { return strings.Split(o.transport, ",") }
+
+// servers are the comets' listeners of a transport.
+func (o *options) servers(transport string) []string {
+	if transport == "ws" {
 		return split(o.ws)
 	}
 	return split(o.tcp)

@@ -3,6 +3,7 @@ package scenario
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/perseid-im/perseid/benchmarks/load"
@@ -11,7 +12,7 @@ import (
 func roomScenario() scenario {
 	return scenario{
 		name: "room", about: "one room with all connections, at each of -rate messages per second",
-		needsServer: true, needsHTTP: true, run: runRoom,
+		needsServer: true, needsHTTP: true, comparesTransports: true, run: runRoom,
 	}
 }
 
@@ -24,19 +25,34 @@ func (b *bench) roomName(kind string) string {
 func runRoom(ctx context.Context, b *bench) error {
 	o := &b.opt
 	class := load.Class{Name: "room", Conns: o.conns, Rooms: 1, RoomPrefix: b.roomName("r"), Timed: o.timed}
-	if !o.limit {
+	turns := o.transports()
+	if !o.limit && len(turns) == 1 {
 		return b.roomSteps(ctx, class, 1, o.repeat)
 	}
 	for repeat := range o.repeat {
-		if err := b.limitSteps(ctx, o.rates, repeat+1); err != nil {
-			return err
+		for _, b.transport = range turns {
+			if o.limit {
+				if err := b.limitSteps(ctx, o.rates, repeat+1); err != nil {
+					return err
+				}
+			}
+			if err := b.roomSteps(ctx, class, repeat+1, 1); err != nil {
+				return err
+			}
 		}
-		if err := b.roomSteps(ctx, class, repeat+1, 1); err != nil {
-			return err
-		}
+		slices.Reverse(turns) // who is first has no advantage
 	}
 	b.compare()
 	return nil
+}
+
+// stepName tells the transport where there are several.
+func (b *bench) stepName(format string, rate float64) string {
+	name := fmt.Sprintf(format, rate)
+	if len(b.opt.transports()) > 1 {
+		name += ", " + b.transport
+	}
+	return name
 }
 
 // roomSteps connects and runs all rates, repeats times.
@@ -59,7 +75,7 @@ func (b *bench) roomSteps(ctx context.Context, class load.Class, first, repeats 
 	for repeat := range repeats {
 		for _, rate := range o.rates {
 			sources := []source{{pub: pub, by: load.ByRoom, rate: rate}}
-			plan := stepPlan{name: fmt.Sprintf("%g messages/s", rate), repeat: first + repeat, asked: rate, procs: b.procs}
+			plan := stepPlan{name: b.stepName("%g messages/s", rate), repeat: first + repeat, asked: rate, procs: b.procs}
 			if _, err := b.step(ctx, f, plan, b.publishWork(f, sources)); err != nil {
 				return err
 			}
@@ -74,33 +90,49 @@ func (b *bench) publisher(route load.Route, to []load.Addressee) (*load.Publishe
 	})
 }
 
-// compare puts the ratios between comet and the bare loop into the summary:
-// per rate, the median over the repeats, each against its own bare loop.
+// compare puts ratios into the summary, the medians over the repeats: those of
+// comet to the bare loop of its repeat, and of WebSocket to TCP.
 func (b *bench) compare() {
 	ratios := map[string][]float64{}
-	limits := map[string]*Step{} // the latest, by rate
+	put := func(name string, a, b float64) {
+		if a > 0 && b > 0 {
+			ratios[name] = append(ratios[name], a/b)
+		}
+	}
+	steps := map[string]*Step{} // by name and repeat
 	for i := range b.report.Steps {
 		st := &b.report.Steps[i]
-		rate := fmt.Sprintf("%g messages/s", st.AskedPerSec)
+		steps[fmt.Sprint(st.Name, st.Repeat)] = st
 		if st.Limit != nil {
-			limits[rate] = st
 			continue
 		}
-		bare := limits[rate]
-		if bare == nil {
+		suffix := strings.TrimPrefix(st.Name, fmt.Sprintf("%g messages/s", st.AskedPerSec))
+		if bare := steps[fmt.Sprintf("bare loop, %g rounds/s%s%d", st.AskedPerSec, suffix, st.Repeat)]; bare != nil {
+			put(st.Name+": comet CPU per delivery / bare CPU per write", cometCPU(st), bare.Limit.CPUPerMillion)
+			put(st.Name+": p99 / bare round p50", st.Classes[0].Latency.P99, bare.Limit.RoundTime.P50)
+			put(st.Name+": p99 / bare round p99", st.Classes[0].Latency.P99, bare.Limit.RoundTime.P99)
+		}
+	}
+	for i := range b.report.Steps {
+		ws := &b.report.Steps[i]
+		name, ok := strings.CutSuffix(ws.Name, ", ws")
+		tcp := steps[fmt.Sprint(name, ", tcp", ws.Repeat)]
+		if !ok || tcp == nil || ws.Limit != nil {
 			continue
 		}
-		cpu := 0.0
-		for k := range st.Processes {
-			if strings.HasPrefix(st.Processes[k].Name, "comet") {
-				cpu += st.Processes[k].CPUPerMillion
-			}
-		}
-		if cpu > 0 {
-			ratios[rate+": comet CPU per delivery / bare CPU per write"] = append(ratios[rate+": comet CPU per delivery / bare CPU per write"], cpu/bare.Limit.CPUPerMillion)
-		}
-		ratios[rate+": p99 / bare round p50"] = append(ratios[rate+": p99 / bare round p50"], st.Classes[0].Latency.P99/bare.Limit.RoundTime.P50)
-		ratios[rate+": p99 / bare round p99"] = append(ratios[rate+": p99 / bare round p99"], st.Classes[0].Latency.P99/bare.Limit.RoundTime.P99)
+		put(name+": ws comet CPU / tcp", cometCPU(ws), cometCPU(tcp))
+		put(name+": ws p50 / tcp", ws.Classes[0].Latency.P50, tcp.Classes[0].Latency.P50)
+		put(name+": ws p99 / tcp", ws.Classes[0].Latency.P99, tcp.Classes[0].Latency.P99)
 	}
 	b.report.Results = medians(ratios)
+}
+
+// cometCPU is what all comets used, seconds per million deliveries.
+func cometCPU(st *Step) (cpu float64) {
+	for i := range st.Processes {
+		if strings.HasPrefix(st.Processes[i].Name, "comet") {
+			cpu += st.Processes[i].CPUPerMillion
+		}
+	}
+	return cpu
 }

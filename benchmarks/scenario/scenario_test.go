@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -127,6 +128,58 @@ func TestRoomBesideTheBareLoop(t *testing.T) {
 	}
 }
 
+// Runs minutes apart differ by more than the transports do, so they take turns.
+func TestTransportsTakeTurns(t *testing.T) {
+	t.Parallel()
+	r, code := run(t, newGoim(t), "room", "-transport", "tcp,ws", "-limit", "-rate", "50", "-repeat", "2")
+	if code != 0 || len(r.Connects) != 8 {
+		t.Fatalf("code %d, %+v", code, r)
+	}
+	var names []string
+	for i := range r.Steps {
+		clean(t, &r.Steps[i])
+		names = append(names, fmt.Sprint(r.Steps[i].Name, ", ", r.Steps[i].Repeat))
+	}
+	if want := []string{
+		"bare loop, 50 rounds/s, tcp, 1", "50 messages/s, tcp, 1", "bare loop, 50 rounds/s, ws, 1", "50 messages/s, ws, 1",
+		"bare loop, 50 rounds/s, ws, 2", "50 messages/s, ws, 2", "bare loop, 50 rounds/s, tcp, 2", "50 messages/s, tcp, 2",
+	}; !slices.Equal(names, want) {
+		t.Errorf("%q", names)
+	}
+	for _, name := range []string{"50 messages/s: ws p99 / tcp", "50 messages/s, ws: p99 / bare round p50", "50 messages/s, tcp: p99 / bare round p50"} {
+		if r.Results[name] <= 0 {
+			t.Errorf("%q: %v", name, r.Results)
+		}
+	}
+}
+
+func TestRatios(t *testing.T) {
+	t.Parallel()
+	step := func(name string, repeat int, p99, cpu float64) Step {
+		st := Step{Name: name, Repeat: repeat, AskedPerSec: 10, Classes: []ClassResult{{Latency: Latency{P50: p99 / 2, P99: p99}}}}
+		if strings.HasPrefix(name, "bare") {
+			st.Limit = &LimitResult{CPUPerMillion: cpu, RoundTime: Latency{P50: p99, P99: 2 * p99}}
+		} else {
+			st.Processes = []ProcessUse{{Name: "comet-1", CPUPerMillion: cpu}, {Name: "comet-2", CPUPerMillion: cpu}, {Name: "job", CPUPerMillion: 100}}
+		}
+		return st
+	}
+	b := bench{report: &Report{Steps: []Step{
+		step("bare loop, 10 rounds/s, tcp", 1, 10, 4), step("10 messages/s, tcp", 1, 15, 3),
+		step("bare loop, 10 rounds/s, ws", 1, 20, 5), step("10 messages/s, ws", 1, 18, 6),
+		step("10 messages/s, ws", 2, 30, 12), step("10 messages/s, tcp", 2, 15, 3), // no bare loop
+	}}}
+	b.compare()
+	want := map[string]float64{
+		"10 messages/s, tcp: comet CPU per delivery / bare CPU per write": 1.5, "10 messages/s, tcp: p99 / bare round p50": 1.5, "10 messages/s, tcp: p99 / bare round p99": 0.75,
+		"10 messages/s, ws: comet CPU per delivery / bare CPU per write": 2.4, "10 messages/s, ws: p99 / bare round p50": 0.9, "10 messages/s, ws: p99 / bare round p99": 0.45,
+		"10 messages/s: ws comet CPU / tcp": 3, "10 messages/s: ws p50 / tcp": 1.6, "10 messages/s: ws p99 / tcp": 1.6,
+	}
+	if !maps.Equal(b.report.Results, want) {
+		t.Errorf("%v, want %v", b.report.Results, want)
+	}
+}
+
 func TestConnect(t *testing.T) {
 	t.Parallel()
 	r, code := run(t, newGoim(t), "connect", "-repeat", "2")
@@ -220,17 +273,20 @@ func TestCancel(t *testing.T) {
 func TestBadFlags(t *testing.T) {
 	t.Parallel()
 	for flags, want := range map[string]string{
-		"":                                   "Usage",
-		"dance":                              "unknown scenario",
-		"room":                               "-tcp: no address",
-		"room -tcp 10.0.0.1:3 -http :1":      "not a loopback",
-		"room -tcp x -http :1":               "IP:port",
-		"room -tcp :1 -http :1 -body 3":      "-body 3",
-		"room -tcp :1 -http :1 -rate -3":     "rate",
-		"room -tcp :1 -http :1 -pid a=0":     "no process",
-		"room -tcp :1 -http :1 -duration 0s": "-duration",
-		"room -tcp :1 -http :1 more":         "unexpected argument",
-		"limit -procs 0":                     "-procs 0",
+		"":                                               "Usage",
+		"dance":                                          "unknown scenario",
+		"room":                                           "-tcp: no address",
+		"room -tcp 10.0.0.1:3 -http :1":                  "not a loopback",
+		"room -tcp x -http :1":                           "IP:port",
+		"room -tcp :1 -http :1 -body 3":                  "-body 3",
+		"room -tcp :1 -http :1 -rate -3":                 "rate",
+		"room -tcp :1 -http :1 -pid a=0":                 "no process",
+		"room -tcp :1 -http :1 -duration 0s":             "-duration",
+		"room -tcp :1 -http :1 more":                     "unexpected argument",
+		"limit -procs 0":                                 "-procs 0",
+		"room -transport tcp,ws -tcp :1 -http :1":        "-ws: no address",
+		"unicast -transport tcp,ws -tcp :1 -ws :1":       "allowed is tcp or ws",
+		"room -transport ws,tcp -tcp :1 -ws :1 -http :1": "for room also tcp,ws",
 	} {
 		var out, errs bytes.Buffer
 		if code := command(t.Context(), strings.Fields(flags), &out, &errs, testChild); code != 2 || !strings.Contains(errs.String(), want) {

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +14,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/gobwas/ws"
+	"github.com/gobwas/ws/wsutil"
 
 	"github.com/perseid-im/perseid/internal/leakcheck"
 	"github.com/perseid-im/perseid/pkg/wire"
@@ -32,7 +36,7 @@ func testChild() *exec.Cmd { return exec.Command(os.Args[0], childArg) }
 // which messages do not go to which connection.
 type goim struct {
 	t        *testing.T
-	tcp      net.Listener
+	tcp, ws  net.Listener
 	http     *httptest.Server
 	handlers sync.WaitGroup
 	silent   bool // auth gets no answer
@@ -51,26 +55,15 @@ type client struct {
 
 func newGoim(t *testing.T) *goim {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &goim{t: t, tcp: l, conns: map[int64]*client{}, all: map[net.Conn]bool{}}
-	g.http = httptest.NewServer(g)
-	g.handlers.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			g.mu.Lock()
-			g.all[nc] = true
-			g.mu.Unlock()
-			g.handlers.Go(func() { g.serve(nc) })
-		}
+	g := &goim{t: t, conns: map[int64]*client{}, all: map[net.Conn]bool{}}
+	g.tcp = g.listen(func(nc net.Conn) (net.Conn, error) { return nc, nil })
+	g.ws = g.listen(func(nc net.Conn) (net.Conn, error) {
+		_, err := ws.Upgrade(nc)
+		return &wsConn{Conn: nc, frames: wsutil.Reader{Source: nc, State: ws.StateServerSide}}, err
 	})
+	g.http = httptest.NewServer(g)
 	t.Cleanup(func() {
-		_ = l.Close()
+		_, _ = g.tcp.Close(), g.ws.Close()
 		g.http.Close()
 		g.mu.Lock()
 		for nc := range g.all {
@@ -82,8 +75,58 @@ func newGoim(t *testing.T) *goim {
 	return g
 }
 
+func (g *goim) listen(open func(net.Conn) (net.Conn, error)) net.Listener {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.handlers.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			g.mu.Lock()
+			g.all[nc] = true
+			g.mu.Unlock()
+			g.handlers.Go(func() {
+				defer nc.Close()
+				if c, err := open(nc); err == nil {
+					g.serve(c)
+				}
+			})
+		}
+	})
+	return l
+}
+
+// wsConn reads and writes what is in binary frames.
+type wsConn struct {
+	net.Conn
+	frames wsutil.Reader
+}
+
+func (c *wsConn) Read(p []byte) (int, error) {
+	for {
+		n, err := c.frames.Read(p)
+		if errors.Is(err, wsutil.ErrNoFrameAdvance) || errors.Is(err, io.EOF) && n == 0 {
+			if _, err = c.frames.NextFrame(); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		if errors.Is(err, io.EOF) { // of the frame
+			err = nil
+		}
+		return n, err
+	}
+}
+
+func (c *wsConn) Write(p []byte) (int, error) {
+	return len(p), wsutil.WriteServerBinary(c.Conn, p)
+}
+
 func (g *goim) serve(nc net.Conn) {
-	defer nc.Close()
 	mid := int64(0)
 	for {
 		packet := make([]byte, 4)
@@ -165,7 +208,7 @@ func (g *goim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // flags are those that every run needs.
 func (g *goim) flags() []string {
 	return []string{
-		"-tcp", g.tcp.Addr().String(), "-http", strings.TrimPrefix(g.http.URL, "http://"), "-quiet", "-o", "-", "-pid", "goim=" + strconv.Itoa(os.Getpid()),
+		"-tcp", g.tcp.Addr().String(), "-ws", g.ws.Addr().String(), "-http", strings.TrimPrefix(g.http.URL, "http://"), "-quiet", "-o", "-", "-pid", "goim=" + strconv.Itoa(os.Getpid()),
 		"-conns", "40", "-timed", "10", "-duration", "400ms", "-settle", "300ms", "-drain", "20ms", "-publishers", "4", "-commit", "c0ffee", "-timeout", "1m", "-calm", "0s",
 	}
 }
