@@ -61,8 +61,12 @@ type consumer struct {
 func (k *consumer) consume(c *conn, ci int, b []byte, nowNS int64) (int, error) {
 	st := &k.classes[c.class]
 	next := k.next[ci*k.streams : (ci+1)*k.streams]
-	used := k.expected(c, st, next, b, nowNS)
-	for len(b)-used >= wire.HeaderLen {
+	used := 0
+	for {
+		used += k.expected(c, st, next, b[used:], nowNS)
+		if len(b)-used < wire.HeaderLen {
+			return used, nil
+		}
 		p := b[used:]
 		n := int(int32(binary.BigEndian.Uint32(p)))
 		if n < wire.HeaderLen || n > maxPacket {
@@ -104,7 +108,6 @@ func (k *consumer) consume(c *conn, ci int, b []byte, nowNS int64) (int, error) 
 			st.Latency.Record(nowNS - s.DueNS)
 		}
 	}
-	return used, nil
 }
 
 // expected takes the pushes at the start of b that are as usual: small, with
