@@ -29,6 +29,7 @@ connect||connect -inflight 2500 -repeat 7
 unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 6s
 unicast-kafka3|-kafka 3|unicast -rate 200,1000,4000,0 -repeat 3 -duration 5s
 unicast-batch||unicast -rate 620,0 -route v1 -batch 250 -publishers 40 -repeat 3 -duration 6s
+unicast-batch-plain||unicast -rate 620,0 -route v1 -batch 250 -results=false -publishers 40 -repeat 3 -duration 6s
 unicast-batch10||unicast -rate 400 -route v1 -batch 10 -publishers 40 -repeat 3 -duration 6s
 slow|-set comet:listen.send_buffer=65536|slow -rate 50 -body 512 -duration 14s -repeat 3
 mixed||mixed -duration 30s -repeat 3

@@ -42,6 +42,7 @@ type PublishConfig struct {
 	Publishers int // each is one connection that sends one push after the other
 	BodyBytes  int
 	Store      bool          // messages get positions and are kept (Perseid only)
+	NoResults  bool          // V1Batch does not ask who is online
 	Timeout    time.Duration // of one request
 }
 
@@ -145,7 +146,11 @@ func (p *Publisher) turn(to, stream int, host string) turn {
 			}
 			fmt.Fprintf(&list, `{"mid":%d}`, mid)
 		}
-		before, after = fmt.Sprintf(`{"op":%d,"store":%t,"body_base64":"`, OpUser, p.cfg.Store), `","targets":[`+list.String()+`]}`
+		results := ""
+		if p.cfg.NoResults {
+			results = `"results":false,`
+		}
+		before, after = fmt.Sprintf(`{"op":%d,"store":%t,%s"body_base64":"`, OpUser, p.cfg.Store, results), `","targets":[`+list.String()+`]}`
 		size, t.wide = base64.StdEncoding.EncodedLen(size), true
 	}
 	if p.cfg.Store && p.cfg.Route != V1Batch {

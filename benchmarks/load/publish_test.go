@@ -26,6 +26,8 @@ type pushes struct {
 	got    map[string][]Stamp
 	fail   func(n int) bool
 	served int
+	// noResults: it is said that nobody asks for them
+	noResults bool
 }
 
 func (p *pushes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -57,9 +59,10 @@ func (p *pushes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var push struct {
 			Op      int32
 			Body    string `json:"body_base64"`
+			Results *bool
 			Targets []struct{ Mid int64 }
 		}
-		if err := json.Unmarshal(body, &push); err != nil || push.Op != OpUser {
+		if err := json.Unmarshal(body, &push); err != nil || push.Op != OpUser || (push.Results != nil) != p.noResults || push.Results != nil && *push.Results {
 			p.t.Errorf("%s: %v", body, err)
 		}
 		for _, t := range push.Targets {
@@ -97,10 +100,12 @@ func TestPublisherNumbersMessages(t *testing.T) {
 		"all":   {cfg: PublishConfig{Route: GoimAll, To: []Addressee{{Speed: 9}}, Publishers: 2}, to: map[string]int{"all at 9": 0}},
 		"mids":  {cfg: PublishConfig{Route: GoimMids, To: []Addressee{{Mids: []int64{1, 2}}, {Mids: []int64{3}}}, Publishers: 2}, to: map[string]int{"1": 0, "2": 0, "3": 1}},
 		"keys":  {cfg: PublishConfig{Route: GoimKeys, To: []Addressee{{Mids: []int64{1, 2}}, {Mids: []int64{3}}}, Publishers: 2}, to: map[string]int{"bench-1": 0, "bench-2": 0, "bench-3": 1}},
+		"plain": {cfg: PublishConfig{Route: V1Batch, NoResults: true, To: []Addressee{{Mids: []int64{1, 2}}}, Publishers: 1}, to: map[string]int{"1": 0, "2": 0}},
 		"v1":    {cfg: PublishConfig{Route: V1Batch, To: []Addressee{{Mids: []int64{1, 2}}, {Mids: []int64{3}}}, Publishers: 1}, to: map[string]int{"1": 0, "2": 0, "3": 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			api, addr := newPushes(t)
+			api.noResults = c.cfg.NoResults
 			c.cfg.HTTP, c.cfg.BodyBytes, c.cfg.Timeout = []string{addr}, 20, 5*time.Second
 			p, err := NewPublisher(c.cfg)
 			if err != nil {

@@ -39,6 +39,7 @@ type options struct {
 	batch      int
 	route      string
 	store      bool
+	results    bool
 	speed      int
 	churn      float64
 	slowBuffer int
@@ -116,7 +117,7 @@ func common() options {
 		path: "/sub", transport: "tcp", conns: 10_000, procs: 1, loops: 1, sources: 8, timed: 200,
 		drain: 200 * time.Millisecond, heartbeat: 4 * time.Minute, authTimeout: 30 * time.Second, inFlight: 256,
 		rates: floats{10}, duration: 10 * time.Second, settle: 3 * time.Second, calm: 10 * time.Second, publishers: 16, body: 12, repeat: 1,
-		rooms: 100, members: 100, batch: 1, route: "goim", churn: 500, smallRate: 100, churners: 2000, of: "room", slow: 1, slowBuffer: 4096, target: 120 * time.Millisecond,
+		rooms: 100, members: 100, batch: 1, route: "goim", results: true, churn: 500, smallRate: 100, churners: 2000, of: "room", slow: 1, slowBuffer: 4096, target: 120 * time.Millisecond,
 		writers: 2, firstMid: 1, timeout: 30 * time.Minute,
 	}
 }
@@ -149,6 +150,7 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.IntVar(&o.members, "members", o.members, "members of a small room (mixed)")
 	fs.IntVar(&o.batch, "batch", o.batch, "users in one push (unicast)")
 	fs.BoolVar(&o.store, "store", o.store, "messages are stored: they get positions in Redis and, where the server has one, rows in the archive (unicast, room)")
+	fs.BoolVar(&o.results, "results", o.results, "pushes are answered with who is online; -results=false spares its look-up (-route v1)")
 	fs.StringVar(&o.route, "route", o.route, "push API for unicast: goim (/goim/push/mids), keys (/goim/push/keys, to keys that the connections name) or v1 (/v1/push)")
 	fs.IntVar(&o.speed, "speed", o.speed, "messages per second of push-all over the cluster; 0 = no limit (all)")
 	fs.Float64Var(&o.smallRate, "small-rate", o.smallRate, "messages per second over all small rooms (mixed)")

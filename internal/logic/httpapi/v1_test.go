@@ -52,6 +52,30 @@ func TestPush(t *testing.T) {
 	}
 }
 
+// Who does not ask for results costs no look-up of presence.
+func TestPushWithoutResults(t *testing.T) {
+	env := logictest.New(t)
+	world(t, env)
+	url, _ := serve(t, env, env.Core(t, nil), nil)
+	env.Redis.Close()
+	got := do(t, "POST", url+"/v1/push", appJSON, `{"op":1,"body":"x","results":false,"targets":[{"mid":1},{"key":"k1"}]}`)
+	if got.status != http.StatusAccepted || !regexp.MustCompile(`^\{"msg_id":"[0-9a-f]{32}"\}\n?$`).MatchString(got.body) {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+	failures := env.Metrics.Counter("perseid_presence_errors_total", "Presence calls that failed, by what they were for.",
+		"purpose", []string{"connect", "disconnect", "refresh", "leave", "route", "state", "online", "broadcast", "request"})
+	const state = 5
+	if n := failures.Value(state); n != 0 {
+		t.Errorf("presence was asked, and failed %d times", n)
+	}
+	if got := do(t, "POST", url+"/v1/push", appJSON, onePush[:len(onePush)-1]+`,"results":true}`); !strings.Contains(got.body, `"results":[{"target":{"mid":1}`) {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+	if failures.Value(state) != 1 {
+		t.Error("presence was not asked")
+	}
+}
+
 func TestPushBase64(t *testing.T) {
 	env := logictest.New(t)
 	url, _ := serve(t, env, env.Core(t, nil), nil)
@@ -112,6 +136,7 @@ func TestPushErrors(t *testing.T) {
 		{"absurd ttl", "POST", "/v1/push", appJSON, `{"op":1,"body":"","ttl_ms":9223372036854775807,` + target + `}`, 400, httpapi.BadField},
 		{"long ttl", "POST", "/v1/push", appJSON, `{"op":1,"body":"","ttl_ms":9223372036854,` + target + `}`, 400, httpapi.BadField},
 		{"wait for nothing", "POST", "/v1/push", appJSON, `{"op":1,"body":"","wait":"stored",` + target + `}`, 400, logic.BadFlags},
+		{"wait without results", "POST", "/v1/push", appJSON, `{"op":1,"body":"","store":true,"wait":"stored","results":false,` + target + `}`, 400, httpapi.BadField},
 		{"wait without what", "POST", "/v1/push", appJSON, `{"op":1,"body":"","wait_ms":1,` + target + `}`, 400, httpapi.BadField},
 		{"unread but not stored", "POST", "/v1/push", appJSON, `{"op":1,"body":"","unread":true,` + target + `}`, 400, logic.BadFlags},
 		{"archive but not store", "POST", "/v1/push", appJSON, `{"op":1,"body":"","archive":true,"store":false,` + target + `}`, 400, logic.BadFlags},

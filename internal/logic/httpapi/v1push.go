@@ -40,6 +40,7 @@ type pushRequest struct {
 	TTLMS       *int64       `json:"ttl_ms"`
 	Wait        *string      `json:"wait"`
 	WaitMS      *int64       `json:"wait_ms"`
+	Results     *bool        `json:"results"`
 }
 
 // pushTarget is one of {"key"}, {"mid"}, {"room"} and {"all":true,"speed"}.
@@ -54,7 +55,7 @@ type pushTarget struct {
 type pushReply struct {
 	MsgID   string       `json:"msg_id"`
 	Stored  *bool        `json:"stored,omitempty"` // with wait
-	Results []pushResult `json:"results"`
+	Results []pushResult `json:"results,omitempty"`
 }
 
 type pushResult struct {
@@ -87,7 +88,10 @@ func (s *Server) push(w http.ResponseWriter, r *http.Request) {
 		s.pushFailed(w, err)
 		return
 	}
-	reply := pushReply{MsgID: pushed.ID.String(), Results: make([]pushResult, len(pushed.States))}
+	reply := pushReply{MsgID: pushed.ID.String()}
+	if request.States {
+		reply.Results = make([]pushResult, len(pushed.States))
+	}
 	for i, ts := range pushed.States {
 		reply.Results[i] = pushResult{Target: asPushTarget(ts.Target), State: ts.State}
 		if pushed.Places != nil {
@@ -172,6 +176,13 @@ func parsePush(raw []byte) (logic.PushRequest, error) {
 	if err := request.flags(&p); err != nil {
 		return logic.PushRequest{}, err
 	}
+	if request.Results != nil && !*request.Results {
+		if p.Wait > 0 {
+			return logic.PushRequest{}, badField("results: true with wait, which answers in them")
+		}
+		p.States = false
+	}
+	p.Targets = make([]message.Target, 0, len(request.Targets))
 	for i, t := range request.Targets {
 		target, ok := asTarget(t)
 		if !ok {
