@@ -180,7 +180,7 @@ func (b *Bucket) walkAlls(budget int) {
 			}
 			budget--
 			w.allowed--
-			switch b.write(s, w.packets.encoded(s.form())) {
+			switch b.write(s, w.packets) {
 			case Delivered:
 				w.counts.Delivered++
 			case Slow:

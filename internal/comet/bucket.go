@@ -19,6 +19,7 @@ import (
 type Bucket struct {
 	gateway *Gateway
 	loop    Loop
+	pages   Pages // nil: there are none
 	index   uint8
 
 	pushes    *mailbox.Mailbox[*bucketBatch]
@@ -79,6 +80,7 @@ func (g *Gateway) NewBucket(loop Loop) (*Bucket, error) {
 	b := &Bucket{
 		gateway: g,
 		loop:    loop,
+		pages:   loop.Pages(),
 		again:   make(chan struct{}, 1),
 		roused:  make(chan struct{}, 1),
 		napEnd:  time.NewTimer(time.Hour),

@@ -24,6 +24,7 @@ type serial struct{ tasks chan func() }
 
 func (l *serial) Execute(fn func()) { l.tasks <- fn }
 func (l *serial) Yield()            {}
+func (l *serial) Pages() Pages      { return nil }
 
 // testConn records what is written. stuck makes the socket take nothing.
 type testConn struct {

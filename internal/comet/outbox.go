@@ -50,17 +50,56 @@ func (b *Bucket) push(s *Session, shared []byte) Outcome {
 	return Delivered
 }
 
-// write sends shared bytes to a session that has nothing else in its outbox;
-// it is push and flush in one for the walk of a room.
-func (b *Bucket) write(s *Session, shared []byte) Outcome {
+// write sends packets to a session that has nothing else in its outbox; it is
+// push and flush in one for the walk of a room.
+func (b *Bucket) write(s *Session, p *packets) Outcome {
+	f := s.form()
+	shared := p.encoded(f)
 	if s.state != live || s.out.size() > 0 {
 		return b.push(s, shared)
 	}
 	if waits := s.conn.Buffered(); waits > 0 && waits+len(shared) > b.gateway.cfg.OutboxBytes {
 		return b.overflow(s)
 	}
-	s.conn.Write(shared)
+	if at, ok := b.share(p, f, shared); ok {
+		b.pages.Write(s.conn, shared, at)
+	} else {
+		s.conn.Write(shared)
+	}
 	return Delivered
+}
+
+// The kernel copies what is written, into memory that it takes for every
+// connection. From shareBytes on it is cheaper to put the bytes into pages once
+// and let the send queues of all receivers refer to them; after shareAfter
+// receivers it is likely that there are enough to make up for the putting
+// (benchmarks/results/stages.txt).
+const (
+	shareBytes = 4 << 10
+	shareAfter = 16
+)
+
+// share tells where a form of packets is in the kernel's pages.
+func (b *Bucket) share(p *packets, f form, encoded []byte) (at int, ok bool) {
+	if len(encoded) < shareBytes || b.pages == nil {
+		return 0, false
+	}
+	in := &p.pages[f]
+	if in.receivers++; in.receivers == shareAfter {
+		in.at, in.shared = b.pages.Put(encoded)
+	}
+	return in.at, in.shared
+}
+
+// unshare gives the pages of packets back that nobody is sent any more.
+func (b *Bucket) unshare(p *packets) {
+	for f := range p.pages {
+		in := &p.pages[f]
+		if in.shared {
+			b.pages.Drop(in.at)
+		}
+		*in = inPages{}
+	}
 }
 
 // overflow is the decision about a session whose outbox is full.
@@ -139,6 +178,7 @@ func (b *Bucket) flush() {
 	}
 	b.dirty = b.dirty[:0]
 	for i, p := range b.sent {
+		b.unshare(p)
 		p.reset()
 		b.spare = append(b.spare, p)
 		b.sent[i] = nil

@@ -41,10 +41,18 @@ func (s *Session) form() form {
 // reused when no session refers to it any more.
 type packets struct {
 	forms     [formCount][]byte
+	pages     [formCount]inPages
 	stored    bool            // some have a position: formPositions is not formStream
 	plain     [formCount]bool // a compressed form that would be no shorter
 	deflater  ws.Deflater
 	deflation *deflation
+}
+
+// inPages is where a form is in the loop's Pages.
+type inPages struct {
+	receivers int // so far
+	at        int
+	shared    bool // it is at at
 }
 
 func (p *packets) reset() {

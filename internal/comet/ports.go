@@ -29,10 +29,24 @@ type Conn interface {
 // Loop runs functions on one event loop, one after the other. Execute may be
 // called from any goroutine and must not run fn before it returns. Yield is
 // called on the loop when it has more to do: the loop goes on after the
-// goroutines of the process that have something to do by now.
+// goroutines of the process that have something to do by now. Pages is nil where
+// the kernel has none to share.
 type Loop interface {
 	Execute(fn func())
 	Yield()
+	Pages() Pages
+}
+
+// Pages is memory of the kernel from which many connections of one loop are
+// written to without a copy for each of them. It belongs to the loop.
+type Pages interface {
+	// Put copies p there; ok is false when it cannot be.
+	Put(p []byte) (at int, ok bool)
+	// Write does what c.Write(p) does, for a p that was put at at.
+	Write(c Conn, p []byte, at int)
+	// Drop gives back what Put took. What is still on its way to a client stays
+	// as it is.
+	Drop(at int)
 }
 
 // Node is one life of this comet.

@@ -293,7 +293,7 @@ func (b *Bucket) writeRun(r *Room, s *Session) {
 	case b.gather:
 		o = b.push(s, out.encoded(s.form()))
 	default:
-		o = b.write(s, out.encoded(s.form()))
+		o = b.write(s, out)
 	}
 	switch o {
 	case Delivered:

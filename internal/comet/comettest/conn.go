@@ -46,6 +46,9 @@ func (l *Loop) Execute(fn func()) { l.tasks <- fn }
 // Yield implements comet.Loop.
 func (l *Loop) Yield() {}
 
+// Pages implements comet.Loop.
+func (l *Loop) Pages() comet.Pages { return nil }
+
 // Do runs fn on the loop and waits for its end.
 func (l *Loop) Do(fn func()) {
 	done := make(chan struct{})

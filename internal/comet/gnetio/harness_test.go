@@ -34,6 +34,7 @@ type fixture struct {
 	metrics *obs.Metrics
 	gateway *comet.Gateway
 	server  *Server
+	pages   func() comet.Pages // nil: those of the server
 	ran     chan error
 	panics  float64 // expected
 	offset  int64
@@ -56,6 +57,9 @@ func serve(t testing.TB, change func(*fixture)) *fixture {
 	var err error
 	if f.server, err = New(f.net, f.gateway, log); err != nil {
 		t.Fatal(err)
+	}
+	if f.pages != nil {
+		f.server.pages = f.pages
 	}
 	go func() { f.ran <- f.server.Run() }()
 	t.Cleanup(func() {

@@ -78,8 +78,9 @@ type Server struct {
 	log     *slog.Logger
 	tcp, ws netip.AddrPort // where it listens; the zero value = not
 
-	buckets   sync.Map  // gnet.EventLoop -> *comet.Bucket
-	inflaters sync.Pool // of *ws.Inflater
+	buckets   sync.Map           // gnet.EventLoop -> *comet.Bucket
+	inflaters sync.Pool          // of *ws.Inflater
+	pages     func() comet.Pages // of a loop
 	booted    chan struct{}
 	bootOne   sync.Once
 	done      chan struct{}
@@ -97,7 +98,7 @@ func New(cfg Config, gateway *comet.Gateway, log *slog.Logger) (*Server, error) 
 	if p := cfg.Problems(); len(p) > 0 {
 		return nil, fmt.Errorf("gnetio: %s", p[0])
 	}
-	s := &Server{cfg: cfg, gateway: gateway, log: log, booted: make(chan struct{}), done: make(chan struct{})}
+	s := &Server{cfg: cfg, gateway: gateway, log: log, booted: make(chan struct{}), done: make(chan struct{}), pages: kernelPages}
 	var err error
 	if s.tcp, err = probe("tcp", cfg.TCP); err != nil {
 		return nil, err
@@ -260,7 +261,7 @@ func (s *Server) bucket(l gnet.EventLoop) (*comet.Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gnetio: pipe of an event loop: %w", err)
 	}
-	b, err := s.gateway.NewBucket(loop{l, y})
+	b, err := s.gateway.NewBucket(loop{l, y, s.pages()})
 	if err != nil {
 		y.close()
 		return nil, err
@@ -283,12 +284,16 @@ func (s *Server) closeYielders() {
 }
 
 type loop struct {
-	l gnet.EventLoop
-	y *yielder
+	l     gnet.EventLoop
+	y     *yielder
+	pages comet.Pages
 }
 
 // Yield implements comet.Loop.
 func (l loop) Yield() { l.y.yield() }
+
+// Pages implements comet.Loop.
+func (l loop) Pages() comet.Pages { return l.pages }
 
 // Execute implements comet.Loop.
 func (l loop) Execute(fn func()) {
