@@ -2,6 +2,7 @@ package gnetio
 
 import (
 	"errors"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -16,23 +17,29 @@ import (
 // One file for all, with holes punched for what is dropped, would not do: where
 // the kernel keeps such files in large folios it zeroes a part of one in place.
 type pages struct {
-	refused bool // the system does not let sockets refer to pages
+	files   *atomic.Int32 // open, of all loops
+	refused bool          // the system does not let sockets refer to pages
 }
 
-func kernelPages() comet.Pages { return &pages{} }
+// maxPagesFiles bounds the descriptors that are not there for clients; package
+// app leaves some hundreds for everything but clients. More rooms than that are
+// seldom written large runs to at the same time.
+const maxPagesFiles = 100
 
-// Put implements comet.Pages. It fails when there are no descriptors left, for
-// example.
+func kernelPages(files *atomic.Int32) comet.Pages { return &pages{files: files} }
+
+// Put implements comet.Pages.
 func (s *pages) Put(p []byte) (at int, ok bool) {
-	if s.refused {
+	if s.refused || s.files.Load() >= maxPagesFiles {
 		return 0, false
 	}
 	fd, err := unix.MemfdCreate("perseid-push", unix.MFD_CLOEXEC)
 	if err != nil {
 		return 0, false
 	}
+	s.files.Add(1)
 	if n, err := unix.Write(fd, p); err != nil || n < len(p) {
-		_ = unix.Close(fd)
+		s.Drop(fd)
 		return 0, false
 	}
 	return fd, true
@@ -64,4 +71,7 @@ func refusal(err error) bool {
 }
 
 // Drop implements comet.Pages.
-func (s *pages) Drop(at int) { _ = unix.Close(at) }
+func (s *pages) Drop(at int) {
+	_ = unix.Close(at)
+	s.files.Add(-1)
+}

@@ -55,7 +55,7 @@ func TestSharedPagesReachEverybody(t *testing.T) {
 			var puts, writes, drops atomic.Int64
 			f := serve(t, func(f *fixture) {
 				f.net.Loops, f.net.SendBuffer, f.cfg.OutboxBytes = 1, 32<<10, 4<<20
-				f.pages = func() comet.Pages { return countedPages{&pages{}, odd, &puts, &writes, &drops} }
+				f.pages = func() comet.Pages { return countedPages{&pages{files: new(atomic.Int32)}, odd, &puts, &writes, &drops} }
 			})
 			var members []*client
 			for i := range each {
@@ -94,6 +94,37 @@ func TestSharedPagesReachEverybody(t *testing.T) {
 	}
 }
 
+// A comet that has as many clients as files allow, and many rooms that are busy,
+// must not run out of files: gnet ends when it cannot accept.
+func TestPagesTakeFewFiles(t *testing.T) {
+	var files atomic.Int32
+	loops := []comet.Pages{kernelPages(&files), kernelPages(&files)}
+	var places []int
+	for len(places) < maxPagesFiles {
+		at, ok := loops[len(places)%2].Put([]byte{1})
+		if !ok {
+			t.Fatalf("put %d times", len(places))
+		}
+		places = append(places, at)
+	}
+	for _, l := range loops {
+		if _, ok := l.Put([]byte{1}); ok {
+			t.Error("put once more")
+		}
+	}
+	for _, at := range places {
+		loops[0].Drop(at)
+	}
+	at, ok := loops[1].Put([]byte{1})
+	if !ok {
+		t.Fatal("no place after all were given back")
+	}
+	loops[1].Drop(at)
+	if n := files.Load(); n != 0 {
+		t.Errorf("%d files", n)
+	}
+}
+
 // To 2,000 clients that read: what is copied for each of them, and what is not.
 func BenchmarkLargeRoomPush(b *testing.B) {
 	const members = 2000
@@ -102,7 +133,7 @@ func BenchmarkLargeRoomPush(b *testing.B) {
 			b.Run(fmt.Sprintf("%d/shared=%t", size, shared), func(b *testing.B) {
 				f := serve(b, func(f *fixture) {
 					f.net.Loops, f.cfg.OutboxBytes = 1, 4<<20
-					f.pages = func() comet.Pages { return &pages{refused: !shared} }
+					f.pages = func() comet.Pages { return &pages{files: new(atomic.Int32), refused: !shared} }
 				})
 				var reading sync.WaitGroup
 				for i := range members {

@@ -2,7 +2,11 @@
 
 package gnetio
 
-import "github.com/perseid-im/perseid/internal/comet"
+import (
+	"sync/atomic"
+
+	"github.com/perseid-im/perseid/internal/comet"
+)
 
 // kernelPages are there on Linux.
-func kernelPages() comet.Pages { return nil }
+func kernelPages(*atomic.Int32) comet.Pages { return nil }

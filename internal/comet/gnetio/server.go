@@ -24,6 +24,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/panjf2000/gnet/v2"
@@ -81,6 +82,7 @@ type Server struct {
 	buckets   sync.Map           // gnet.EventLoop -> *comet.Bucket
 	inflaters sync.Pool          // of *ws.Inflater
 	pages     func() comet.Pages // of a loop
+	files     atomic.Int32       // of all pages
 	booted    chan struct{}
 	bootOne   sync.Once
 	done      chan struct{}
@@ -98,7 +100,8 @@ func New(cfg Config, gateway *comet.Gateway, log *slog.Logger) (*Server, error) 
 	if p := cfg.Problems(); len(p) > 0 {
 		return nil, fmt.Errorf("gnetio: %s", p[0])
 	}
-	s := &Server{cfg: cfg, gateway: gateway, log: log, booted: make(chan struct{}), done: make(chan struct{}), pages: kernelPages}
+	s := &Server{cfg: cfg, gateway: gateway, log: log, booted: make(chan struct{}), done: make(chan struct{})}
+	s.pages = func() comet.Pages { return kernelPages(&s.files) }
 	var err error
 	if s.tcp, err = probe("tcp", cfg.TCP); err != nil {
 		return nil, err
