@@ -53,7 +53,7 @@ func (s *pages) Write(to comet.Conn, p []byte, at int) {
 	for c.gc.OutboundBuffered() == 0 && sent < int64(len(p)) {
 		n, err := unix.Sendfile(c.gc.Fd(), at, &sent, len(p)-int(sent))
 		if err != nil {
-			s.refused = refusal(err)
+			s.refused = s.refused || refusal(err)
 			break
 		}
 		if n == 0 {
