@@ -329,6 +329,7 @@ func (g *Gateway) Drain(ctx context.Context, window time.Duration) error {
 // StartDrain begins a drain in the background and returns the number of
 // sessions; a drain that is under way goes on.
 func (g *Gateway) StartDrain(window time.Duration) int {
+	n := g.Sessions() // before the first are closed
 	if g.draining.CompareAndSwap(false, true) {
 		g.running.Go(func() {
 			if err := g.Drain(g.life, window); err != nil {
@@ -336,5 +337,5 @@ func (g *Gateway) StartDrain(window time.Duration) int {
 			}
 		})
 	}
-	return g.Sessions()
+	return n
 }

@@ -335,6 +335,7 @@ func TestKickAndDrain(t *testing.T) {
 		t.Error("the other session was closed")
 	}
 	reply, err := f.client.Drain(ctx, &cometv1.DrainRequest{WindowMs: 100})
+	// Symptom: now and then 0. Cause: counted when the drain had begun.
 	if err != nil || reply.Sessions != 1 {
 		t.Errorf("%v, %v", reply, err)
 	}
