@@ -221,6 +221,9 @@ func (o *options) problems(s *scenario) []string {
 	if o.route != "goim" && o.route != "keys" && o.route != "v1" {
 		bad("-route %q: allowed is goim, keys or v1", o.route)
 	}
+	if !o.results && o.route != "v1" {
+		bad("-results=false: allowed with -route v1")
+	}
 	for _, transport := range o.transports() {
 		if s.needsServer && len(o.servers(transport)) == 0 {
 			bad("-%s: no address", transport)

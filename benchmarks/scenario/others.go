@@ -26,13 +26,12 @@ func readOthers(but map[int]bool) otherCPU {
 		if err != nil || but[pid] {
 			continue
 		}
-		p, err := newProcess("", pid)
+		stat, err := statFields(pid)
 		if err != nil {
 			continue // has ended meanwhile
 		}
-		if t, err := p.times(); err == nil {
-			others[d.Name()+" "+p.started] = OtherUse{processName(pid), t.total()}
-		}
+		started := stat[19]
+		others[d.Name()+" "+started] = OtherUse{processName(pid), timesOf(stat).total()}
 	}
 	return others
 }

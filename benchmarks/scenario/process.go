@@ -49,9 +49,13 @@ func (p process) times() (processTimes, error) {
 	if err != nil || f[19] != p.started {
 		return processTimes{}, fmt.Errorf("bench: %s (pid %d) has ended", p.name, p.pid)
 	}
-	user, _ := strconv.ParseFloat(f[11], 64)
-	sys, _ := strconv.ParseFloat(f[12], 64)
-	return processTimes{user / ticksPerSecond, sys / ticksPerSecond}, nil
+	return timesOf(f), nil
+}
+
+func timesOf(stat []string) processTimes {
+	user, _ := strconv.ParseFloat(stat[11], 64)
+	sys, _ := strconv.ParseFloat(stat[12], 64)
+	return processTimes{user / ticksPerSecond, sys / ticksPerSecond}
 }
 
 func (p process) rss() int64 {

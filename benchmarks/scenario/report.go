@@ -48,6 +48,7 @@ type Connect struct {
 type Step struct {
 	Name        string  `json:"name"`
 	Repeat      int     `json:"repeat"`
+	Transport   string  `json:"transport"`
 	AskedPerSec float64 `json:"asked_per_second"` // messages; 0 = as fast as answered
 	Seconds     float64 `json:"seconds"`          // publishing
 	Accepted    uint64  `json:"accepted"`         // messages

@@ -86,7 +86,7 @@ func (b *bench) roomSteps(ctx context.Context, class load.Class, first, repeats 
 
 func (b *bench) publisher(route load.Route, to []load.Addressee) (*load.Publisher, error) {
 	return load.NewPublisher(load.PublishConfig{
-		HTTP: split(b.opt.http), Route: route, To: to, Publishers: b.opt.publishers, BodyBytes: b.opt.body, Store: b.opt.store, NoResults: !b.opt.results, Timeout: requestTimeout,
+		HTTP: split(b.opt.http), Route: route, To: to, Publishers: b.opt.publishers, BodyBytes: b.opt.body, Store: b.opt.store, Timeout: requestTimeout,
 	})
 }
 
@@ -99,30 +99,35 @@ func (b *bench) compare() {
 			ratios[name] = append(ratios[name], a/b)
 		}
 	}
-	steps := map[string]*Step{} // by name and repeat
+	type which struct {
+		rate      float64
+		repeat    int
+		transport string
+		bare      bool
+	}
+	steps := map[which]*Step{}
 	for i := range b.report.Steps {
 		st := &b.report.Steps[i]
-		steps[fmt.Sprint(st.Name, st.Repeat)] = st
-		if st.Limit != nil {
-			continue
-		}
-		suffix := strings.TrimPrefix(st.Name, fmt.Sprintf("%g messages/s", st.AskedPerSec))
-		if bare := steps[fmt.Sprintf("bare loop, %g rounds/s%s%d", st.AskedPerSec, suffix, st.Repeat)]; bare != nil {
+		key := which{st.AskedPerSec, st.Repeat, st.Transport, st.Limit != nil}
+		steps[key] = st
+		key.bare = true
+		if bare := steps[key]; st.Limit == nil && bare != nil {
 			put(st.Name+": comet CPU per delivery / bare CPU per write", cometCPU(st), bare.Limit.CPUPerMillion)
 			put(st.Name+": p99 / bare round p50", st.Classes[0].Latency.P99, bare.Limit.RoundTime.P50)
 			put(st.Name+": p99 / bare round p99", st.Classes[0].Latency.P99, bare.Limit.RoundTime.P99)
 		}
 	}
-	for i := range b.report.Steps {
-		ws := &b.report.Steps[i]
-		name, ok := strings.CutSuffix(ws.Name, ", ws")
-		tcp := steps[fmt.Sprint(name, ", tcp", ws.Repeat)]
-		if !ok || tcp == nil || ws.Limit != nil {
+	for key, ws := range steps {
+		if key.transport != "ws" || key.bare {
 			continue
 		}
-		put(name+": ws comet CPU / tcp", cometCPU(ws), cometCPU(tcp))
-		put(name+": ws p50 / tcp", ws.Classes[0].Latency.P50, tcp.Classes[0].Latency.P50)
-		put(name+": ws p99 / tcp", ws.Classes[0].Latency.P99, tcp.Classes[0].Latency.P99)
+		key.transport = "tcp"
+		if tcp := steps[key]; tcp != nil {
+			name := strings.TrimSuffix(ws.Name, ", ws")
+			put(name+": ws comet CPU / tcp", cometCPU(ws), cometCPU(tcp))
+			put(name+": ws p50 / tcp", ws.Classes[0].Latency.P50, tcp.Classes[0].Latency.P50)
+			put(name+": ws p99 / tcp", ws.Classes[0].Latency.P99, tcp.Classes[0].Latency.P99)
+		}
 	}
 	b.report.Results = medians(ratios)
 }

@@ -156,7 +156,7 @@ func TestTransportsTakeTurns(t *testing.T) {
 func TestRatios(t *testing.T) {
 	t.Parallel()
 	step := func(name string, repeat int, p99, cpu float64) Step {
-		st := Step{Name: name, Repeat: repeat, AskedPerSec: 10, Classes: []ClassResult{{Latency: Latency{P50: p99 / 2, P99: p99}}}}
+		st := Step{Name: name, Repeat: repeat, Transport: name[strings.LastIndexByte(name, ' ')+1:], AskedPerSec: 10, Classes: []ClassResult{{Latency: Latency{P50: p99 / 2, P99: p99}}}}
 		if strings.HasPrefix(name, "bare") {
 			st.Limit = &LimitResult{CPUPerMillion: cpu, RoundTime: Latency{P50: p99, P99: 2 * p99}}
 		} else {
@@ -287,6 +287,7 @@ func TestBadFlags(t *testing.T) {
 		"room -transport tcp,ws -tcp :1 -http :1":        "-ws: no address",
 		"unicast -transport tcp,ws -tcp :1 -ws :1":       "allowed is tcp or ws",
 		"room -transport ws,tcp -tcp :1 -ws :1 -http :1": "for room also tcp,ws",
+		"unicast -results=false -tcp :1 -http :1":        "-route v1",
 	} {
 		var out, errs bytes.Buffer
 		if code := command(t.Context(), strings.Fields(flags), &out, &errs, testChild); code != 2 || !strings.Contains(errs.String(), want) {
@@ -308,7 +309,7 @@ func TestReportGolden(t *testing.T) {
 		Notes:    []string{"a note"},
 	}
 	r.Steps = []Step{{
-		Name: "10 messages/s", Repeat: 1, AskedPerSec: 10, Seconds: 10, Accepted: 100, AcceptedPS: 10, Targets: 100, TargetsPS: 10, Failed: map[string]int{"status 503": 2},
+		Name: "10 messages/s", Repeat: 1, Transport: "tcp", AskedPerSec: 10, Seconds: 10, Accepted: 100, AcceptedPS: 10, Targets: 100, TargetsPS: 10, Failed: map[string]int{"status 503": 2},
 		Expected: 1000, Delivered: 999, DeliveredPS: 99.9, Lost: 1, LostPercent: 0.1,
 		Classes:   []ClassResult{{Name: "room", Conns: 10, Ready: 10, Delivered: 999, Lost: 1, CloseCodes: map[uint16]int{3008: 1}, Latency: Latency{Count: 999, Mean: 1, P50: 1, P90: 2, P99: 3, P999: 4, Max: 5}}},
 		Limit:     &LimitResult{Writers: 2, Rounds: 100, Writes: 1000, CPUSeconds: 1, CPUPerMillion: 4, WriterCPUSeconds: []float64{0.5, 0.5}},

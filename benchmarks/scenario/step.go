@@ -253,7 +253,7 @@ func connsOf(s *load.Stats) int {
 // result puts the numbers together.
 func (b *bench) result(plan *stepPlan, p *published, s *load.Stats, use *meterUse) Step {
 	st := Step{
-		Name: plan.name, Repeat: plan.repeat, AskedPerSec: plan.asked, Accepted: p.Accepted, Targets: p.Targets, Failed: p.Failed, Unsent: p.Unsent,
+		Name: plan.name, Repeat: plan.repeat, Transport: b.transport, AskedPerSec: plan.asked, Accepted: p.Accepted, Targets: p.Targets, Failed: p.Failed, Unsent: p.Unsent,
 		Expected: p.expected, API: latencyOf(&p.API), Lag: latencyOf(&p.Lag), Limit: p.limit,
 		Processes: use.processes, Metrics: use.metrics, Clients: use.clients, System: use.system,
 	}

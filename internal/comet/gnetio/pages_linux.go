@@ -15,7 +15,8 @@ import (
 // file is closed, so a slow client gets what was meant for it, however late.
 //
 // One file for all, with holes punched for what is dropped, would not do: where
-// the kernel keeps such files in large folios it zeroes a part of one in place.
+// the kernel keeps such files in large folios it zeroes a part of one in place
+// (truncate_inode_partial_folio).
 type pages struct {
 	files   *atomic.Int32 // open, of all loops
 	refused bool          // the system does not let sockets refer to pages
@@ -23,21 +24,26 @@ type pages struct {
 
 // maxPagesFiles bounds the descriptors that are not there for clients; package
 // app leaves some hundreds for everything but clients. More rooms than that are
-// seldom written large runs to at the same time.
+// seldom written large runs to at the same time; what comes when they are taken
+// is copied.
 const maxPagesFiles = 100
 
 func kernelPages(files *atomic.Int32) comet.Pages { return &pages{files: files} }
 
 // Put implements comet.Pages.
 func (s *pages) Put(p []byte) (at int, ok bool) {
-	if s.refused || s.files.Load() >= maxPagesFiles {
+	if s.refused {
+		return 0, false
+	}
+	if s.files.Add(1) > maxPagesFiles {
+		s.files.Add(-1)
 		return 0, false
 	}
 	fd, err := unix.MemfdCreate("perseid-push", unix.MFD_CLOEXEC)
 	if err != nil {
+		s.files.Add(-1)
 		return 0, false
 	}
-	s.files.Add(1)
 	if n, err := unix.Write(fd, p); err != nil || n < len(p) {
 		s.Drop(fd)
 		return 0, false

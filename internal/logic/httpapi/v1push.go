@@ -88,10 +88,7 @@ func (s *Server) push(w http.ResponseWriter, r *http.Request) {
 		s.pushFailed(w, err)
 		return
 	}
-	reply := pushReply{MsgID: pushed.ID.String()}
-	if request.States {
-		reply.Results = make([]pushResult, len(pushed.States))
-	}
+	reply := pushReply{MsgID: pushed.ID.String(), Results: make([]pushResult, len(pushed.States))}
 	for i, ts := range pushed.States {
 		reply.Results[i] = pushResult{Target: asPushTarget(ts.Target), State: ts.State}
 		if pushed.Places != nil {
