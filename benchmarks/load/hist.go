@@ -84,6 +84,14 @@ func (h *Hist) MeanNS() float64 {
 	return float64(h.SumNS) / float64(h.Count)
 }
 
+// Above is how many values are in higher slots than ns.
+func (h *Hist) Above(ns int64) (n uint64) {
+	for _, c := range h.Counts[min(slot(ns)+1, len(h.Counts)):] {
+		n += c
+	}
+	return n
+}
+
 // Clone is a copy that shares nothing.
 func (h *Hist) Clone() Hist {
 	c := *h

@@ -33,6 +33,9 @@ func TestHistAgainstExact(t *testing.T) {
 			if got < exact || float64(got) > float64(exact)*1.008+1 {
 				t.Errorf("spread %d: quantile %g is %d, exact %d", spread, q, got, exact)
 			}
+			if above, _ := slices.BinarySearch(values, got+1); h.Above(got) != uint64(len(values)-above) {
+				t.Errorf("spread %d: %d above %d, exact %d", spread, h.Above(got), got, len(values)-above)
+			}
 			if merged := a.Quantile(q); merged != got {
 				t.Errorf("spread %d: quantile %g is %d merged, %d at once", spread, q, merged, got)
 			}

@@ -20,6 +20,11 @@ type Stalls struct {
 	Count   int
 	Total   time.Duration
 	Longest time.Duration
+	// Work is how long the same piece of work took each time, some
+	// microseconds: a processor may be slow without standing still, for want
+	// of a clock rate or because its host takes it away for shorter than a
+	// stall, very often.
+	Work Hist
 }
 
 const (
@@ -28,6 +33,9 @@ const (
 	// MAX_SOFTIRQ_TIME of Linux).
 	shortestStall = 3 * time.Millisecond
 	stallPriority = 50 // of 1 to 99
+	// A piece of work every workTicks takes half a per cent of a processor.
+	workTicks = 5
+	workSteps = 20_000
 )
 
 // stallWatch has a thread on each processor that sleeps a millisecond at a
@@ -80,12 +88,20 @@ func (w *stallWatch) watch(cpu int, begun chan<- error) {
 		return
 	}
 	begun <- nil
-	for !w.stopped.Load() {
+	product := int64(1)
+	for tick := 0; !w.stopped.Load(); tick++ {
 		if late := sleepTick() - stallTick; late >= shortestStall {
 			w.mu.Lock()
 			w.seen.Count++
 			w.seen.Total += late
 			w.seen.Longest = max(w.seen.Longest, late)
+			w.mu.Unlock()
+		}
+		if tick%workTicks == 0 {
+			var took time.Duration
+			took, product = work(product)
+			w.mu.Lock()
+			w.seen.Work.Record(int64(took))
 			w.mu.Unlock()
 		}
 	}
@@ -97,12 +113,29 @@ func (w *stallWatch) watch(cpu int, begun chan<- error) {
 //
 //go:nosplit
 func sleepTick() time.Duration {
-	var began, ended unix.Timespec
 	tick := unix.Timespec{Nsec: int64(stallTick)}
-	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&began)), 0)
+	began := rawClock()
 	_, _, _ = unix.RawSyscall6(unix.SYS_CLOCK_NANOSLEEP, unix.CLOCK_MONOTONIC, 0, uintptr(unsafe.Pointer(&tick)), 0, 0, 0)
-	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&ended)), 0)
-	return time.Duration((ended.Sec-began.Sec)*1e9 + ended.Nsec - began.Nsec)
+	return rawClock() - began
+}
+
+// work multiplies, each time what came out before, and says how long it took.
+// The result is returned, so that it has to be computed.
+//
+//go:nosplit
+func work(product int64) (time.Duration, int64) {
+	began := rawClock()
+	for i := range workSteps {
+		product = product*31 + int64(i)
+	}
+	return rawClock() - began, product
+}
+
+//go:nosplit
+func rawClock() time.Duration {
+	var now unix.Timespec
+	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&now)), 0)
+	return time.Duration(now.Sec*1e9 + now.Nsec)
 }
 
 // take returns what was seen since the last call.

@@ -205,6 +205,7 @@ func (m *meter) read(ctx context.Context, s *load.Stats) (meterUse, error) {
 			Count: stalls.Count, LongestMS: round(float64(stalls.Longest)/1e6, 1),
 			Share: round(stalls.Total.Seconds()/took/float64(runtime.NumCPU()), 5),
 		}
+		y.Speed = speedOf(&stalls.Work)
 	}
 	y.Dropped = droppedPackets() - m.dropped
 	y.Load1 = load1()

@@ -188,6 +188,7 @@ type SystemUse struct {
 	// of /proc/net/softnet_stat). TCP repeats them, 200 ms later at worst.
 	Dropped int64     `json:"packets_dropped"`
 	Stalls  *StallUse `json:"stalls,omitempty"` // nil: not watched
+	Speed   *SpeedUse `json:"speed,omitempty"`  // as stalls
 }
 
 // OtherUse is a process, or a thread of the kernel, that is none of the measured.
@@ -202,6 +203,23 @@ type StallUse struct {
 	Count     int     `json:"count"`
 	Share     float64 `json:"share"` // of the time of all cores
 	LongestMS float64 `json:"longest_ms"`
+}
+
+// SpeedUse is how fast the processors of the machine were: how long the same
+// piece of work, 20,000 multiplications, took at real-time priority, every 5 ms
+// on each of them.
+type SpeedUse struct {
+	WorkUS    float64 `json:"work_us"`    // median
+	SlowShare float64 `json:"slow_share"` // of the pieces; they took over 1.5 times the median
+	SlowestUS float64 `json:"slowest_us"`
+}
+
+func speedOf(work *load.Hist) *SpeedUse {
+	median := work.Quantile(0.5)
+	return &SpeedUse{
+		WorkUS: round(float64(median)/1e3, 1), SlowestUS: round(float64(work.MaxNS)/1e3, 1),
+		SlowShare: round(float64(work.Above(median*3/2))/float64(max(work.Count, 1)), 5),
+	}
 }
 
 func ms(ns int64) float64 { return round(float64(ns)/1e6, 4) }

@@ -332,6 +332,9 @@ func (b *bench) bounds(st *Step) {
 	if s := st.System.Stalls; s != nil && (s.Share > 0.001 || s.LongestMS > 10) {
 		add(false, "noise: processors stood still %d times, for %.2g %% of the time and up to %.0f ms%s", s.Count, 100*s.Share, s.LongestMS, busiest)
 	}
+	if s := st.System.Speed; s != nil && s.SlowShare > 0.01 {
+		add(false, "noise: processors were slow for %.2g %% of the time, up to %.2g times", 100*s.SlowShare, s.SlowestUS/s.WorkUS)
+	}
 	if n := st.System.Dropped; n > 0 {
 		add(false, "noise: %d packets were dropped, net.core.netdev_max_backlog is %d", n, b.report.Machine.Backlog)
 	}
