@@ -211,13 +211,13 @@ type StallUse struct {
 type SpeedUse struct {
 	WorkUS    float64 `json:"work_us"`    // median
 	SlowShare float64 `json:"slow_share"` // of the pieces; they took over 1.5 times the median
-	SlowestUS float64 `json:"slowest_us"`
+	P99US     float64 `json:"work_p99_us"`
 }
 
 func speedOf(work *load.Hist) *SpeedUse {
 	median := work.Quantile(0.5)
 	return &SpeedUse{
-		WorkUS: round(float64(median)/1e3, 1), SlowestUS: round(float64(work.MaxNS)/1e3, 1),
+		WorkUS: round(float64(median)/1e3, 1), P99US: round(float64(work.Quantile(0.99))/1e3, 1),
 		SlowShare: round(float64(work.Above(median*3/2))/float64(max(work.Count, 1)), 5),
 	}
 }

@@ -315,7 +315,7 @@ func TestReportGolden(t *testing.T) {
 		Limit:     &LimitResult{Writers: 2, Rounds: 100, Writes: 1000, CPUSeconds: 1, CPUPerMillion: 4, WriterCPUSeconds: []float64{0.5, 0.5}},
 		Idle:      &IdleResult{Conns: 10, ResidentPerConn: map[string]float64{"comet": 1000}, TotalPerConn: map[string]float64{"comet": 2000}, CoresByName: map[string]float64{"comet": 0.01}},
 		Processes: []ProcessUse{{Name: "comet", PID: 1, CPUSeconds: 1, UserSeconds: 0.25, CPUPerMillion: 5, CPUPerMessage: 6, RSSBytes: 7, PSSBytes: 8, MaxRSSBytes: 9, RSSBefore: 10, Threads: 11}},
-		System:    SystemUse{Dropped: 12, Others: []OtherUse{{"kswapd0", 0.16}}, Stalls: &StallUse{Count: 13, Share: 0.014, LongestMS: 15}, Speed: &SpeedUse{WorkUS: 20.5, SlowShare: 0.083, SlowestUS: 250}},
+		System:    SystemUse{Dropped: 12, Others: []OtherUse{{"kswapd0", 0.16}}, Stalls: &StallUse{Count: 13, Share: 0.014, LongestMS: 15}, Speed: &SpeedUse{WorkUS: 20.5, SlowShare: 0.083, P99US: 250}},
 		Metrics:   map[string]float64{"comet perseid_x_total": 1},
 		BoundBy:   []string{"machine: 99 % busy"}, ClientSide: true,
 	}}
@@ -368,9 +368,9 @@ func TestNoiseIsTold(t *testing.T) {
 			[]string{"noise: processors stood still 1 times, for 0.05 % of the time and up to 11 ms"}},
 		{SystemUse{Stalls: &StallUse{Count: 1, LongestMS: 10.6}, Others: []OtherUse{{"kswapd0", 0.25}, {"cron", 0.1}}},
 			[]string{"noise: processors stood still 1 times, for 0 % of the time and up to 11 ms; of all others kswapd0 used most, 2.5 % of a core"}},
-		{use: SystemUse{Speed: &SpeedUse{WorkUS: 20, SlowShare: 0.01, SlowestUS: 300}}},
-		{SystemUse{Speed: &SpeedUse{WorkUS: 20, SlowShare: 0.08, SlowestUS: 250}},
-			[]string{"noise: processors were slow for 8 % of the time, up to 12 times"}},
+		{use: SystemUse{Speed: &SpeedUse{WorkUS: 20, SlowShare: 0.01, P99US: 300}}},
+		{SystemUse{Speed: &SpeedUse{WorkUS: 20, SlowShare: 0.08, P99US: 250}},
+			[]string{"noise: processors were slow for 8 % of the time; in the slowest 1 % they took 12 times as long"}},
 		{SystemUse{Dropped: 7}, []string{"noise: 7 packets were dropped, net.core.netdev_max_backlog is 1000"}},
 	} {
 		b := bench{report: &Report{Machine: Machine{Backlog: 1000}}}

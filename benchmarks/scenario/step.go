@@ -333,7 +333,7 @@ func (b *bench) bounds(st *Step) {
 		add(false, "noise: processors stood still %d times, for %.2g %% of the time and up to %.0f ms%s", s.Count, 100*s.Share, s.LongestMS, busiest)
 	}
 	if s := st.System.Speed; s != nil && s.SlowShare > 0.01 {
-		add(false, "noise: processors were slow for %.2g %% of the time, up to %.2g times", 100*s.SlowShare, s.SlowestUS/s.WorkUS)
+		add(false, "noise: processors were slow for %.2g %% of the time; in the slowest 1 %% they took %.2g times as long", 100*s.SlowShare, s.P99US/s.WorkUS)
 	}
 	if n := st.System.Dropped; n > 0 {
 		add(false, "noise: %d packets were dropped, net.core.netdev_max_backlog is %d", n, b.report.Machine.Backlog)
