@@ -25,6 +25,7 @@ type AllInOneConfig struct {
 	Offline   callback.OfflineConfig
 	Upstream  callback.UpstreamConfig
 	Log       obs.LogConfig
+	Loops     int // of the comet; 0 = one per CPU that Go may use
 }
 
 // DefaultAllInOneConfig listens on goim's ports, on loopback only.
@@ -69,7 +70,7 @@ func NewAllInOne(cfg AllInOneConfig, w io.Writer) (_ *App, err error) {
 	lc.Redis.Addr, lc.Offline, lc.Upstream = servers.RedisAddr(), cfg.Offline, cfg.Upstream
 	lc.Archive.DSN, lc.Archive.Sync = "sqlite:"+servers.ArchivePath(), ec.SyncWrites
 	lc.Kafka.Brokers, jc.Kafka.Brokers = []string{servers.KafkaAddr()}, []string{servers.KafkaAddr()}
-	cc.Listen.TCP, cc.Listen.WebSocket, cc.GRPC.Addr = cfg.TCP, cfg.WebSocket, "127.0.0.1:0"
+	cc.Listen.TCP, cc.Listen.WebSocket, cc.Listen.Loops, cc.GRPC.Addr = cfg.TCP, cfg.WebSocket, cfg.Loops, "127.0.0.1:0"
 	cc.Node.Name = "perseid"
 	cc.Node.Addrs = []string{host(cfg.TCP)}
 	lc.Logic.Node.TCPPort, lc.Logic.Node.WSPort = port(cfg.TCP), port(cfg.WebSocket)

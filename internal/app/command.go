@@ -131,6 +131,7 @@ func RunAllInOne(ctx context.Context, args []string, stdout, stderr io.Writer) i
 		fmt.Fprintf(stderr, "perseid run: -log: %s\n", p[0])
 		return 2
 	}
+	cfg.Loops = SpareProc(cfg.Loops)
 	a, err := NewAllInOne(cfg, stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "perseid run: %s\n", err)

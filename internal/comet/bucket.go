@@ -75,7 +75,7 @@ const (
 )
 
 // NewBucket makes the bucket of a loop. It must be called before the loop's
-// first connection is opened; there are at most 256.
+// first connection is opened; there are at most MaxLoops.
 func (g *Gateway) NewBucket(loop Loop) (*Bucket, error) {
 	b := &Bucket{
 		gateway: g,

@@ -220,13 +220,16 @@ func (g *Gateway) Close(ctx context.Context) error {
 	return nil
 }
 
+// MaxLoops is what the 8 bits of a session id for its loop have room for.
+const MaxLoops = 256
+
 // addBucket numbers a bucket and makes it visible to Dispatch.
 func (g *Gateway) addBucket(b *Bucket) error {
 	g.bucketsMu.Lock()
 	defer g.bucketsMu.Unlock()
 	old := *g.buckets.Load()
-	if len(old) > 255 {
-		return errors.New("comet: more than 256 event loops")
+	if len(old) >= MaxLoops {
+		return fmt.Errorf("comet: more than %d event loops", MaxLoops)
 	}
 	b.index = uint8(len(old))
 	next := append(append([]*Bucket(nil), old...), b)

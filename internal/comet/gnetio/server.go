@@ -56,8 +56,8 @@ func (c *Config) Problems() []string {
 	if c.TCP == "" && c.WebSocket == "" {
 		p = append(p, `tcp = "": allowed is an address, when websocket is empty too`)
 	}
-	if c.Loops < 0 || c.Loops > 256 {
-		p = append(p, fmt.Sprintf("loops = %d: allowed is 0 to 256", c.Loops))
+	if c.Loops < 0 || c.Loops > comet.MaxLoops {
+		p = append(p, fmt.Sprintf("loops = %d: allowed is 0 to %d", c.Loops, comet.MaxLoops))
 	}
 	if c.KeepAlive != 0 && c.KeepAlive < time.Second {
 		p = append(p, fmt.Sprintf("keep_alive = %s: allowed is 0s or 1s and more", c.KeepAlive))
@@ -92,6 +92,14 @@ type Server struct {
 	stopped  bool       // Stop was called
 	engine   *gnet.Engine
 	yielders []*yielder // of the loops
+}
+
+// EventLoops is how many the setting listen.loops means.
+func EventLoops(setting int) int {
+	if setting > 0 {
+		return setting
+	}
+	return min(runtime.GOMAXPROCS(0), comet.MaxLoops)
 }
 
 // New checks the configuration and finds the addresses; a port that is taken
@@ -158,12 +166,8 @@ func (s *Server) Run() error {
 			addrs = append(addrs, "tcp://"+listenAddr(a))
 		}
 	}
-	loops := s.cfg.Loops
-	if loops == 0 {
-		loops = runtime.GOMAXPROCS(0)
-	}
 	opts := []gnet.Option{
-		gnet.WithNumEventLoop(loops),
+		gnet.WithNumEventLoop(EventLoops(s.cfg.Loops)),
 		gnet.WithReusePort(true),
 		gnet.WithReuseAddr(true),
 		gnet.WithTicker(true),
