@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -228,6 +229,9 @@ func (o *options) problems(s *scenario) []string {
 		if s.needsServer && len(o.servers(transport)) == 0 {
 			bad("-%s: no address", transport)
 		}
+	}
+	if dir, err := os.Stat(o.profiles); o.profiles != "" && (err != nil || !dir.IsDir()) {
+		bad("-profile %q: allowed is a folder that is there", o.profiles)
 	}
 	if s.needsHTTP && o.http == "" {
 		bad("-http: no address")

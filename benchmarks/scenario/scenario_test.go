@@ -288,6 +288,7 @@ func TestBadFlags(t *testing.T) {
 		"unicast -transport tcp,ws -tcp :1 -ws :1":       "allowed is tcp or ws",
 		"room -transport ws,tcp -tcp :1 -ws :1 -http :1": "for room also tcp,ws",
 		"unicast -results=false -tcp :1 -http :1":        "-route v1",
+		"room -profile /nowhere -tcp :1 -http :1":        "a folder that is there",
 	} {
 		var out, errs bytes.Buffer
 		if code := command(t.Context(), strings.Fields(flags), &out, &errs, testChild); code != 2 || !strings.Contains(errs.String(), want) {
