@@ -52,6 +52,7 @@ type consumer struct {
 	begun   int64    // Begin; 0 = never
 	inStep  bool     // between Begin and tally
 	classes []ClassStats
+	samples []samples // by class, of Latency
 	echoes  uint64
 	onAuth  func(ci int)
 }
@@ -105,7 +106,7 @@ func (k *consumer) consume(c *conn, ci int, b []byte, nowNS int64) (int, error) 
 			k.unexpected(c, st, at, s)
 		}
 		if c.timed {
-			st.Latency.Record(nowNS - s.DueNS)
+			k.timed(c, st, s.DueNS, nowNS)
 		}
 	}
 }
@@ -128,12 +129,17 @@ func (k *consumer) expected(c *conn, st *ClassStats, next []uint32, b []byte, no
 		next[stream]++
 		n++
 		if c.timed {
-			st.Latency.Record(nowNS - due)
+			k.timed(c, st, due, nowNS)
 		}
 		p = p[wire.HeaderLen+StampLen:]
 	}
 	st.Received += n
 	return len(b) - len(p)
+}
+
+func (k *consumer) timed(c *conn, st *ClassStats, dueNS, nowNS int64) {
+	st.Latency.Record(nowNS - dueNS)
+	k.samples[c.class].add(dueNS, nowNS-dueNS)
 }
 
 func (k *consumer) unexpected(c *conn, st *ClassStats, at *uint32, s Stamp) {

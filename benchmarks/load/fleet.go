@@ -89,6 +89,7 @@ func (f *Fleet) Begin(beginNS int64) {
 		for i := range l.eat.classes {
 			st := &l.eat.classes[i]
 			st.Latency.Reset()
+			l.eat.samples[i].reset()
 			*st = ClassStats{Name: st.Name, Conns: st.Conns, Ready: st.Ready, Latency: st.Latency}
 		}
 	})
@@ -113,6 +114,18 @@ func (f *Fleet) Stats() Stats {
 	})
 	user, sys := processCPU()
 	all.ProcessCPU = time.Duration(user + sys)
+	return all
+}
+
+// Outside is the latency of each class without the messages that were under way
+// in one of the spans, which neither overlap nor are out of order.
+func (f *Fleet) Outside(spans []Span) []Hist {
+	all := make([]Hist, len(f.cfg.Classes))
+	f.each(func(l *loop) {
+		for i := range all {
+			l.eat.samples[i].outside(spans, &all[i])
+		}
+	})
 	return all
 }
 

@@ -104,7 +104,7 @@ func newLoop(cfg *Config, clock Clock, index int) (*loop, error) {
 	for _, s := range cfg.Servers {
 		l.servers = append(l.servers, netip.MustParseAddrPort(s))
 	}
-	l.eat = consumer{streams: cfg.Streams, classes: make([]ClassStats, len(cfg.Classes)), onAuth: l.onAuth}
+	l.eat = consumer{streams: cfg.Streams, classes: make([]ClassStats, len(cfg.Classes)), samples: make([]samples, len(cfg.Classes)), onAuth: l.onAuth}
 	number := 0
 	for k := range cfg.Classes {
 		class := &cfg.Classes[k]

@@ -3,6 +3,7 @@ package load
 import (
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,9 @@ type Stalls struct {
 	// of a clock rate or because its host takes it away for shorter than a
 	// stall, very often.
 	Work Hist
+	// Disturbed is when one processor stood still or was slow: a piece of
+	// work took over 1.5 times the median. The spans do not overlap.
+	Disturbed []Span
 }
 
 const (
@@ -88,49 +92,65 @@ func (w *stallWatch) watch(cpu int, begun chan<- error) {
 		return
 	}
 	begun <- nil
-	product := int64(1)
+	product, now := int64(1), rawClock()
+	last, wasSlow := now, false // the end of the last piece of work
+	var usual Hist
+	median := int64(math.MaxInt64 / 2)
 	for tick := 0; !w.stopped.Load(); tick++ {
-		if late := sleepTick() - stallTick; late >= shortestStall {
+		began := now
+		now = sleepTick()
+		if late := now - began - stallTick; late >= shortestStall {
 			w.mu.Lock()
 			w.seen.Count++
 			w.seen.Total += late
 			w.seen.Longest = max(w.seen.Longest, late)
+			w.seen.Disturbed = append(w.seen.Disturbed, Span{int64(began), int64(now)})
 			w.mu.Unlock()
 		}
-		if tick%workTicks == 0 {
-			var took time.Duration
-			took, product = work(product)
-			w.mu.Lock()
-			w.seen.Work.Record(int64(took))
-			w.mu.Unlock()
+		if tick%workTicks > 0 {
+			continue
 		}
+		began = now
+		now, product = work(product)
+		took := int64(now - began)
+		if usual.Record(took); usual.Count%64 == 0 {
+			median = usual.Quantile(0.5)
+		}
+		slow := took > median*3/2
+		w.mu.Lock()
+		w.seen.Work.Record(took)
+		if slow || wasSlow {
+			w.seen.Disturbed = append(w.seen.Disturbed, Span{int64(last), int64(now)})
+		}
+		w.mu.Unlock()
+		last, wasSlow = now, slow
 	}
 }
 
-// sleepTick sleeps and says for how long. Go's scheduler, which would make
+// sleepTick sleeps and says what time it is. Go's scheduler, which would make
 // this thread wait for others, has no say in it: it makes system calls without
 // telling, and has no point where the runtime could stop it.
 //
 //go:nosplit
 func sleepTick() time.Duration {
 	tick := unix.Timespec{Nsec: int64(stallTick)}
-	began := rawClock()
 	_, _, _ = unix.RawSyscall6(unix.SYS_CLOCK_NANOSLEEP, unix.CLOCK_MONOTONIC, 0, uintptr(unsafe.Pointer(&tick)), 0, 0, 0)
-	return rawClock() - began
+	return rawClock()
 }
 
-// work multiplies, each time what came out before, and says how long it took.
+// work multiplies, each time what came out before, and says what time it is.
 // The result is returned, so that it has to be computed.
 //
 //go:nosplit
 func work(product int64) (time.Duration, int64) {
-	began := rawClock()
 	for i := range workSteps {
 		product = product*31 + int64(i)
 	}
-	return rawClock() - began, product
+	return rawClock(), product
 }
 
+// rawClock is what Clock reads.
+//
 //go:nosplit
 func rawClock() time.Duration {
 	var now unix.Timespec
@@ -144,6 +164,7 @@ func (w *stallWatch) take() Stalls {
 	defer w.mu.Unlock()
 	seen := w.seen
 	w.seen = Stalls{}
+	seen.Disturbed = union(seen.Disturbed)
 	return seen
 }
 

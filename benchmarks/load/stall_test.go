@@ -47,8 +47,12 @@ func TestStallWatchNoticesThatNothingRan(t *testing.T) {
 		sum.Total += s.Total
 		sum.Longest = max(sum.Longest, s.Longest)
 		sum.Work.Merge(&s.Work)
+		sum.Disturbed = append(sum.Disturbed, s.Disturbed...)
 	}
 	// At 10 GHz a multiplication of three cycles would take 0.3 ns.
+	if len(sum.Disturbed) == 0 || sum.Disturbed[0].To-sum.Disturbed[0].From < int64(sum.Longest) {
+		t.Errorf("a stall of %s is disturbed in %v", sum.Longest, sum.Disturbed)
+	}
 	if sum.Count < 1 || sum.Total < sum.Longest || sum.Work.Quantile(0) < workSteps*3/10 {
 		t.Errorf("seen: %+v", sum)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/rpc"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"time"
 )
@@ -165,6 +166,21 @@ func (s *Swarm) Stats(ctx context.Context) (Stats, error) {
 	return sum, nil
 }
 
+// Outside is that of Fleet, over all children.
+func (s *Swarm) Outside(ctx context.Context, spans []Span) ([]Hist, error) {
+	each := make([][]Hist, len(s.parts))
+	if err := s.all(func(p *Process) error { return p.Call(ctx, "Outside", spans, &each[slices.Index(s.parts, p)]) }); err != nil {
+		return nil, err
+	}
+	sum := each[0]
+	for _, one := range each[1:] {
+		for i := range one {
+			sum[i].Merge(&one[i])
+		}
+	}
+	return sum, nil
+}
+
 // Close ends all children.
 func (s *Swarm) Close() error { return s.all((*Process).Close) }
 
@@ -232,6 +248,12 @@ func (c *Child) Release(class int, _ *struct{}) error { c.fleet.Release(class); 
 
 // Stats is Fleet.Stats.
 func (c *Child) Stats(_ struct{}, reply *Stats) error { *reply = c.fleet.Stats(); return nil }
+
+// Outside is Fleet.Outside.
+func (c *Child) Outside(spans []Span, reply *[]Hist) error {
+	*reply = c.fleet.Outside(spans)
+	return nil
+}
 
 // Listen makes the child's bare write loop.
 func (c *Child) Listen(cfg BareConfig, addr *string) error {

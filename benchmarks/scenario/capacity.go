@@ -94,7 +94,7 @@ func runCapacity(ctx context.Context, b *bench) error {
 	b.report.Results = map[string]float64{"highest messages/s": low}
 	if best != nil {
 		b.report.Results["highest deliveries/s"] = best.DeliveredPS
-		b.report.Results["its p99 ms"] = best.p99()
+		b.report.Results["its p99 ms"] = best.p99s().all
 		for _, bound := range best.BoundBy {
 			b.note("at the highest rate: %s", bound)
 		}
@@ -115,8 +115,8 @@ func (b *bench) missed(st *Step) string {
 		return fmt.Sprintf("%d lost, %d connections silent or closed", st.Lost, silent)
 	case b.overran(st) || st.Unsent > 0:
 		return fmt.Sprintf("only %.1f messages/s were accepted", st.AcceptedPS)
-	case st.p99() > float64(b.opt.target)/1e6:
-		return fmt.Sprintf("p99 is %.1f ms", st.p99())
+	case st.p99s().all > float64(b.opt.target)/1e6:
+		return fmt.Sprintf("p99 is %.1f ms", st.p99s().all)
 	}
 	return ""
 }

@@ -42,6 +42,7 @@ type meterUse struct {
 	clients   ClientUse
 	system    SystemUse
 	metrics   map[string]float64
+	disturbed []load.Span // where Speed is known
 }
 
 const memoryEvery = 250 * time.Millisecond
@@ -205,7 +206,7 @@ func (m *meter) read(ctx context.Context, s *load.Stats) (meterUse, error) {
 			Count: stalls.Count, LongestMS: round(float64(stalls.Longest)/1e6, 1),
 			Share: round(stalls.Total.Seconds()/took/float64(runtime.NumCPU()), 5),
 		}
-		y.Speed = speedOf(&stalls.Work)
+		y.Speed, use.disturbed = speedOf(stalls, took), stalls.Disturbed
 	}
 	y.Dropped = droppedPackets() - m.dropped
 	y.Load1 = load1()

@@ -20,6 +20,9 @@ func (r *Report) summarize() {
 				put(c.Name+" p50 ms", c.Latency.P50)
 				put(c.Name+" p99 ms", c.Latency.P99)
 			}
+			if c := &st.Classes[k]; c.Undisturbed != nil && c.Undisturbed.Count > 0 {
+				put(c.Name+" p99 ms undisturbed", c.Undisturbed.P99)
+			}
 		}
 		put("lost %", st.LostPercent)
 		put("delivered/s", st.DeliveredPS)

@@ -99,6 +99,9 @@ type ClassResult struct {
 	CloseCodes     map[uint16]int `json:"close_codes,omitempty"`
 	Churned        int            `json:"churned,omitempty"`
 	Latency        Latency        `json:"latency"`
+	// Undisturbed is the latency of messages that were under way while no
+	// processor of the machine stood still or was slow; nil: not watched.
+	Undisturbed *Latency `json:"latency_undisturbed,omitempty"`
 }
 
 // Latency is a histogram in a few numbers, in milliseconds.
@@ -212,12 +215,20 @@ type SpeedUse struct {
 	WorkUS    float64 `json:"work_us"`    // median
 	SlowShare float64 `json:"slow_share"` // of the pieces; they took over 1.5 times the median
 	P99US     float64 `json:"work_p99_us"`
+	// Disturbed is the share of the time in which one of them was slow or
+	// stood still.
+	Disturbed float64 `json:"disturbed_share"`
 }
 
-func speedOf(work *load.Hist) *SpeedUse {
-	median := work.Quantile(0.5)
+func speedOf(s *load.Stalls, seconds float64) *SpeedUse {
+	work, median := &s.Work, s.Work.Quantile(0.5)
+	disturbed := int64(0)
+	for _, span := range s.Disturbed {
+		disturbed += span.To - span.From
+	}
 	return &SpeedUse{
-		WorkUS: round(float64(median)/1e3, 1), P99US: round(float64(work.Quantile(0.99))/1e3, 1),
+		Disturbed: round(min(1, float64(disturbed)/1e9/seconds), 3),
+		WorkUS:    round(float64(median)/1e3, 1), P99US: round(float64(work.Quantile(0.99))/1e3, 1),
 		SlowShare: round(float64(work.Above(median*3/2))/float64(max(work.Count, 1)), 5),
 	}
 }

@@ -115,6 +115,9 @@ func (b *bench) compare() {
 			put(st.Name+": comet CPU per delivery / bare CPU per write", cometCPU(st), bare.Limit.CPUPerMillion)
 			put(st.Name+": p99 / bare round p50", st.Classes[0].Latency.P99, bare.Limit.RoundTime.P50)
 			put(st.Name+": p99 / bare round p99", st.Classes[0].Latency.P99, bare.Limit.RoundTime.P99)
+			if u := st.Classes[0].Undisturbed; u != nil {
+				put(st.Name+": p99 undisturbed / bare round p50", u.P99, bare.Limit.RoundTime.P50)
+			}
 		}
 	}
 	for key, ws := range steps {

@@ -67,25 +67,46 @@ func runMixed(ctx context.Context, b *bench) error {
 			if err != nil {
 				return err
 			}
-			name := fmt.Sprintf("small rooms' p99 with %g messages/s to the big one / alone", rate)
-			ratios[name] = append(ratios[name], both/alone)
+			putP99(ratios, fmt.Sprintf("small rooms' p99 with %g messages/s to the big one / alone", rate), both, alone)
 		}
 	}
 	b.report.Results = medians(ratios)
 	return nil
 }
 
-// mixedStep returns the p99 of the small rooms in milliseconds.
-func (b *bench) mixedStep(ctx context.Context, f *fleet, name string, repeat int, sources []source) (float64, error) {
+// mixedStep's first class are the small rooms.
+func (b *bench) mixedStep(ctx context.Context, f *fleet, name string, repeat int, sources []source) (p99s, error) {
 	asked := 0.0
 	for i := range sources {
 		asked += sources[i].rate
 	}
 	st, err := b.step(ctx, f, stepPlan{name: name, repeat: repeat, asked: asked, procs: b.procs}, b.publishWork(f, sources))
-	if err != nil {
-		return 0, err
+	return st.p99s(), err
+}
+
+// p99s of a class in milliseconds; 0 where not known.
+type p99s struct{ all, undisturbed float64 }
+
+// p99s of the first class.
+func (st *Step) p99s() (p p99s) {
+	if st == nil || len(st.Classes) == 0 {
+		return p
 	}
-	return st.Classes[0].Latency.P99, nil
+	c := &st.Classes[0]
+	if p.all = c.Latency.P99; c.Undisturbed != nil {
+		p.undisturbed = c.Undisturbed.P99
+	}
+	return p
+}
+
+func putP99(ratios map[string][]float64, name string, with, without p99s) {
+	if without.all > 0 {
+		ratios[name] = append(ratios[name], with.all/without.all)
+	}
+	if without.undisturbed > 0 {
+		name += ", undisturbed"
+		ratios[name] = append(ratios[name], with.undisturbed/without.undisturbed)
+	}
 }
 
 // publishWork publishes for -duration.

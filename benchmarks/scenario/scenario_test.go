@@ -101,7 +101,7 @@ func TestOtherScenarios(t *testing.T) {
 			}
 			switch scenario {
 			case "mixed":
-				if st := &r.Steps[1]; st.Expected != 8*40+16*3 || st.Classes[0].Delivered != 16*3 || len(r.Results) != 1 {
+				if st := &r.Steps[1]; st.Expected != 8*40+16*3 || st.Classes[0].Delivered != 16*3 || r.Results["small rooms' p99 with 20 messages/s to the big one / alone"] <= 0 {
 					t.Errorf("%v %+v", r.Results, st)
 				}
 			case "unicast":

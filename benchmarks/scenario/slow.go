@@ -30,12 +30,11 @@ func runSlow(ctx context.Context, b *bench) error {
 			if err != nil {
 				return err
 			}
-			disturbed, err := b.slowStep(ctx, rate, repeat+1, max(1, int(float64(o.conns)*o.slow/100)))
+			slow, err := b.slowStep(ctx, rate, repeat+1, max(1, int(float64(o.conns)*o.slow/100)))
 			if err != nil {
 				return err
 			}
-			name := fmt.Sprintf("%g messages/s: p99 of the healthy, with slow ones / without", rate)
-			ratios[name] = append(ratios[name], disturbed/healthy)
+			putP99(ratios, fmt.Sprintf("%g messages/s: p99 of the healthy, with slow ones / without", rate), slow, healthy)
 		}
 	}
 	b.report.Results = medians(ratios)
@@ -44,7 +43,7 @@ func runSlow(ctx context.Context, b *bench) error {
 
 // slowStep runs one step with so many stopped and so many trickling clients,
 // on connections of its own: slow ones may not survive it.
-func (b *bench) slowStep(ctx context.Context, rate float64, repeat, slow int) (p99 float64, err error) {
+func (b *bench) slowStep(ctx context.Context, rate float64, repeat, slow int) (_ p99s, err error) {
 	o := &b.opt
 	room := b.roomName(fmt.Sprintf("s%d-%d-%g-", repeat, slow, rate))
 	classes := []load.Class{{Name: "healthy", Conns: o.conns - 2*slow, Rooms: 1, RoomPrefix: room, Timed: o.timed}}
@@ -58,22 +57,22 @@ func (b *bench) slowStep(ctx context.Context, rate float64, repeat, slow int) (p
 		name = fmt.Sprintf("%d stopped, %d at 1 KB/s, %g messages/s", slow, slow, rate)
 	}
 	if src.pub, err = b.publisher(load.GoimRoom, []load.Addressee{{Room: classes[0].Room(0)}}); err != nil {
-		return 0, err
+		return p99s{}, err
 	}
 	defer src.pub.Close()
 	f, err := b.connect(ctx, "connect", b.config(classes, src.pub.Streams()), b.procs)
 	if err != nil {
-		return 0, err
+		return p99s{}, err
 	}
 	defer func() { _ = f.Close() }()
 	st, err := b.step(ctx, f, stepPlan{name: name, repeat: repeat, asked: rate, procs: b.procs, count: []int{0}}, b.publishWork(f, []source{src}))
 	if err != nil || slow == 0 {
-		return st.p99(), err
+		return st.p99s(), err
 	}
 	// Whoever was closed finds out by reading on.
 	for _, class := range src.others {
 		if err := f.Release(ctx, class); err != nil {
-			return 0, err
+			return p99s{}, err
 		}
 	}
 	bytes, began := uint64(0), b.clock.Now()
@@ -85,20 +84,12 @@ func (b *bench) slowStep(ctx context.Context, rate float64, repeat, slow int) (p
 		return s.Classes[1].Ready+s.Classes[2].Ready == 0 || s.AtNS-changed > int64(o.settle) || s.AtNS-began > int64(outcomeWait)
 	})
 	if err != nil {
-		return 0, err
+		return p99s{}, err
 	}
 	for i := range src.others {
 		c := &s.Classes[1+i]
 		st.Classes[1+i].ClosedByServer, st.Classes[1+i].Ready, st.Classes[1+i].CloseCodes = c.ClosedByServer, c.Ready, c.Codes
 		b.note("%s, %s: %d of %d were closed by the server", name, c.Name, c.ClosedByServer, c.Conns)
 	}
-	return st.p99(), nil
-}
-
-// p99 of the first class.
-func (st *Step) p99() float64 {
-	if st == nil || len(st.Classes) == 0 {
-		return 0
-	}
-	return st.Classes[0].Latency.P99
+	return st.p99s(), nil
 }

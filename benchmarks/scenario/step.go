@@ -3,6 +3,7 @@ package scenario
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -155,6 +156,16 @@ func (b *bench) step(ctx context.Context, f *fleet, plan stepPlan, do work) (*St
 		return nil, err
 	}
 	st := b.result(&plan, &p, &s, &use)
+	if st.System.Speed != nil {
+		undisturbed, err := f.Outside(ctx, use.disturbed)
+		if err != nil {
+			return nil, err
+		}
+		for i := range undisturbed {
+			l := latencyOf(&undisturbed[i])
+			st.Classes[i].Undisturbed = &l
+		}
+	}
 	seconds := float64(publishedNS-beginNS) / 1e9
 	if plan.asked > 0 { // the last message is due before the end
 		seconds = max(seconds, b.opt.duration.Seconds())
@@ -290,6 +301,17 @@ func (b *bench) overran(st *Step) bool {
 	return st.Seconds > 1.02*b.opt.duration.Seconds()+0.1
 }
 
+// undisturbed says which of the latencies is without the noise.
+func (st *Step) undisturbed() string {
+	var text strings.Builder
+	for i := range st.Classes {
+		if c := &st.Classes[i]; c.Undisturbed != nil && c.Undisturbed.Count > 0 {
+			fmt.Fprintf(&text, "; without what was under way then, %s has p50 %.2f p99 %.2f ms", c.Name, c.Undisturbed.P50, c.Undisturbed.P99)
+		}
+	}
+	return text.String()
+}
+
 // bounds says what held the step back.
 func (b *bench) bounds(st *Step) {
 	add := func(clients bool, format string, args ...any) {
@@ -333,7 +355,7 @@ func (b *bench) bounds(st *Step) {
 		add(false, "noise: processors stood still %d times, for %.2g %% of the time and up to %.0f ms%s", s.Count, 100*s.Share, s.LongestMS, busiest)
 	}
 	if s := st.System.Speed; s != nil && s.SlowShare > 0.01 {
-		add(false, "noise: processors were slow for %.2g %% of the time; in the slowest 1 %% they took %.2g times as long", 100*s.SlowShare, s.P99US/s.WorkUS)
+		add(false, "noise: processors were slow for %.2g %% of the time; in the slowest 1 %% they took %.2g times as long%s", 100*s.SlowShare, s.P99US/s.WorkUS, st.undisturbed())
 	}
 	if n := st.System.Dropped; n > 0 {
 		add(false, "noise: %d packets were dropped, net.core.netdev_max_backlog is %d", n, b.report.Machine.Backlog)

@@ -1,0 +1,64 @@
+package load
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Span is from one time by Clock to another.
+type Span struct{ From, To int64 }
+
+// union sorts spans and joins those that overlap or touch.
+func union(spans []Span) []Span {
+	slices.SortFunc(spans, func(a, b Span) int { return cmp.Compare(a.From, b.From) })
+	joined := spans[:0]
+	for _, s := range spans {
+		if n := len(joined); n > 0 && s.From <= joined[n-1].To {
+			joined[n-1].To = max(joined[n-1].To, s.To)
+		} else {
+			joined = append(joined, s)
+		}
+	}
+	return joined
+}
+
+// samples keeps latencies with their times, so that those can be left out that
+// fall into a span which is known only later. Where there are more than
+// maxSamples it thins them out evenly.
+type samples struct {
+	list  []sample
+	every int // so many are one in the list; 0 is 1
+	since int // the last that was kept
+}
+
+type sample struct{ due, took int64 }
+
+// maxSamples of a class in a loop take 8 MB.
+const maxSamples = 1 << 19
+
+func (s *samples) add(due, took int64) {
+	if s.since++; s.since < s.every {
+		return
+	}
+	s.since = 0
+	if len(s.list) == maxSamples {
+		for i := range maxSamples / 2 {
+			s.list[i] = s.list[2*i]
+		}
+		s.list, s.every = s.list[:maxSamples/2], max(1, s.every)*2
+	}
+	s.list = append(s.list, sample{due, took})
+}
+
+func (s *samples) reset() { *s = samples{list: s.list[:0]} }
+
+// outside adds to h those that were under way in none of the spans, which are
+// as union leaves them.
+func (s *samples) outside(spans []Span, h *Hist) {
+	for _, one := range s.list {
+		next, _ := slices.BinarySearchFunc(spans, one.due, func(s Span, due int64) int { return cmp.Compare(s.To, due) })
+		if next == len(spans) || spans[next].From > one.due+one.took {
+			h.Record(one.took)
+		}
+	}
+}
