@@ -117,13 +117,13 @@ func (f *Fleet) Stats() Stats {
 	return all
 }
 
-// Outside is the latency of each class without the messages that were under way
-// in one of the spans, which neither overlap nor are out of order.
-func (f *Fleet) Outside(spans []Span) []Hist {
+// Outside is the latency of each class without the messages that were due in
+// one of its spans, which are as Widened makes them.
+func (f *Fleet) Outside(spans [][]Span) []Hist {
 	all := make([]Hist, len(f.cfg.Classes))
 	f.each(func(l *loop) {
 		for i := range all {
-			l.eat.samples[i].outside(spans, &all[i])
+			l.eat.samples[i].outside(spans[i], &all[i])
 		}
 	})
 	return all

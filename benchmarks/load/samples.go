@@ -3,10 +3,20 @@ package load
 import (
 	"cmp"
 	"slices"
+	"time"
 )
 
 // Span is from one time by Clock to another.
 type Span struct{ From, To int64 }
+
+// Widened are spans that begin earlier, joined where they overlap or touch.
+func Widened(spans []Span, by time.Duration) []Span {
+	wide := slices.Clone(spans)
+	for i := range wide {
+		wide[i].From -= int64(by)
+	}
+	return union(wide)
+}
 
 // union sorts spans and joins those that overlap or touch.
 func union(spans []Span) []Span {
@@ -22,9 +32,9 @@ func union(spans []Span) []Span {
 	return joined
 }
 
-// samples keeps latencies with their times, so that those can be left out that
-// fall into a span which is known only later. Where there are more than
-// maxSamples it thins them out evenly.
+// samples keeps latencies with the times when the messages were due, so that
+// those can be left out that were due in a span which is known only later.
+// Where there are more than maxSamples it thins them out evenly.
 type samples struct {
 	list  []sample
 	every int // so many are one in the list; 0 is 1
@@ -52,12 +62,12 @@ func (s *samples) add(due, took int64) {
 
 func (s *samples) reset() { *s = samples{list: s.list[:0]} }
 
-// outside adds to h those that were under way in none of the spans, which are
-// as union leaves them.
+// outside adds to h those that were due in none of the spans, which are as
+// union leaves them.
 func (s *samples) outside(spans []Span, h *Hist) {
 	for _, one := range s.list {
 		next, _ := slices.BinarySearchFunc(spans, one.due, func(s Span, due int64) int { return cmp.Compare(s.To, due) })
-		if next == len(spans) || spans[next].From > one.due+one.took {
+		if next == len(spans) || spans[next].From > one.due {
 			h.Record(one.took)
 		}
 	}

@@ -99,8 +99,9 @@ type ClassResult struct {
 	CloseCodes     map[uint16]int `json:"close_codes,omitempty"`
 	Churned        int            `json:"churned,omitempty"`
 	Latency        Latency        `json:"latency"`
-	// Undisturbed is the latency of messages that were under way while no
-	// processor of the machine stood still or was slow; nil: not watched.
+	// Undisturbed is without the messages that were due while a processor of
+	// the machine stood still or was slow, or earlier by up to the p99 of
+	// Latency; nil: not watched.
 	Undisturbed *Latency `json:"latency_undisturbed,omitempty"`
 }
 

@@ -157,7 +157,13 @@ func (b *bench) step(ctx context.Context, f *fleet, plan stepPlan, do work) (*St
 	}
 	st := b.result(&plan, &p, &s, &use)
 	if st.System.Speed != nil {
-		undisturbed, err := f.Outside(ctx, use.disturbed)
+		// What is left out must not depend on how long a message took, or
+		// slow ones would be left out more often.
+		left := make([][]load.Span, len(s.Classes))
+		for i := range left {
+			left[i] = load.Widened(use.disturbed, time.Duration(s.Classes[i].Latency.Quantile(0.99)))
+		}
+		undisturbed, err := f.Outside(ctx, left)
 		if err != nil {
 			return nil, err
 		}
@@ -306,7 +312,7 @@ func (st *Step) undisturbed() string {
 	var text strings.Builder
 	for i := range st.Classes {
 		if c := &st.Classes[i]; c.Undisturbed != nil && c.Undisturbed.Count > 0 {
-			fmt.Fprintf(&text, "; without what was under way then, %s has p50 %.2f p99 %.2f ms", c.Name, c.Undisturbed.P50, c.Undisturbed.P99)
+			fmt.Fprintf(&text, "; without what was due then, %s has p50 %.2f p99 %.2f ms", c.Name, c.Undisturbed.P50, c.Undisturbed.P99)
 		}
 	}
 	return text.String()
