@@ -2,11 +2,16 @@
 # shellcheck shell=bash
 
 # Below the kernel's ephemeral ports: no outgoing connection takes it meanwhile.
+# A script that has a work folder is given each port once: the server that got
+# it before may not listen yet.
 free_port() {
   local port
   while port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000)); do
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && continue
+    [[ -n ${work:-} ]] && grep -sqx "$port" "$work/ports" && continue
+    break
   done
+  [[ -z ${work:-} ]] || echo "$port" >>"$work/ports"
   echo "$port"
 }
 

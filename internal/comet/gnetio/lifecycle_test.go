@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -229,5 +230,29 @@ func TestReadyEndsWithItsContext(t *testing.T) {
 	cancel()
 	if err := s.Ready(ctx); !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// Symptom: a comet whose port was taken while it started said only that it
+// "ended before it accepted". Cause: Ready did not know why Run had ended.
+func TestReadyTellsWhyItCannotListen(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.TCP, cfg.WebSocket = "127.0.0.1:0", ""
+	s, err := New(cfg, nil, comettest.Log(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", s.TCPAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run() }()
+	if err := s.Ready(t.Context()); !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), s.TCPAddr()) {
+		t.Error(err)
+	}
+	if err := <-ran; err == nil {
+		t.Error("Run is satisfied")
 	}
 }

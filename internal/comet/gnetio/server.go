@@ -86,6 +86,7 @@ type Server struct {
 	booted    chan struct{}
 	bootOne   sync.Once
 	done      chan struct{}
+	err       error // of Run, once done is closed
 
 	mu       sync.Mutex // Run, the boot, the loops and Stop come from different goroutines
 	started  bool       // Run was called
@@ -151,8 +152,11 @@ func show(a netip.AddrPort) string {
 
 // Run accepts clients until Stop. Loops that end unasked are an error: their
 // connections are gone, and a process that accepts nobody must not look well.
-func (s *Server) Run() error {
-	defer close(s.done)
+func (s *Server) Run() (err error) {
+	defer func() {
+		s.err = err
+		close(s.done)
+	}()
 	s.mu.Lock()
 	s.started = true
 	stopped := s.stopped
@@ -178,7 +182,7 @@ func (s *Server) Run() error {
 	if s.cfg.KeepAlive > 0 {
 		opts = append(opts, gnet.WithTCPKeepAlive(s.cfg.KeepAlive))
 	}
-	err := gnet.Rotate(s, addrs, opts...)
+	err = gnet.Rotate(s, addrs, opts...)
 	s.closeYielders()
 	s.mu.Lock()
 	stopped = s.stopped
@@ -187,7 +191,10 @@ func (s *Server) Run() error {
 	case stopped:
 		return nil
 	case err != nil:
-		return fmt.Errorf("gnetio: listen on %v: %w", addrs, err)
+		// Of an address that is taken gnet says "bad file descriptor".
+		_, tcpErr := probe("tcp", show(s.tcp))
+		_, wsErr := probe("websocket", show(s.ws))
+		return errors.Join(fmt.Errorf("gnetio: listen on %v: %w", addrs, err), tcpErr, wsErr)
 	}
 	return errors.New("gnetio: the event loops ended unasked; gnet does so when accept fails, most likely for want of file descriptors")
 }
@@ -201,13 +208,17 @@ func listenAddr(a netip.AddrPort) string {
 	return a.String()
 }
 
-// Ready blocks until the first engine accepts, or ctx ends.
+// Ready blocks until the first engine accepts, or ctx ends. Where Run could not
+// listen it tells why.
 func (s *Server) Ready(ctx context.Context) error {
 	select {
 	case <-s.booted:
 		return nil
 	case <-s.done:
-		return errors.New("gnetio: ended before it accepted")
+		if s.err != nil {
+			return s.err
+		}
+		return errors.New("gnetio: was stopped before it accepted")
 	case <-ctx.Done():
 		return fmt.Errorf("gnetio: not accepting yet: %w", ctx.Err())
 	}
