@@ -119,8 +119,8 @@ func (f *Fleet) Stats() Stats {
 
 // Outside is the latency of each class without the messages that were due in
 // one of its spans, which are as Widened makes them.
-func (f *Fleet) Outside(spans [][]Span) []Hist {
-	all := make([]Hist, len(f.cfg.Classes))
+func (f *Fleet) Outside(spans [][]Span) []Remainder {
+	all := make([]Remainder, len(f.cfg.Classes))
 	f.each(func(l *loop) {
 		for i := range all {
 			l.eat.samples[i].outside(spans[i], &all[i])

@@ -62,13 +62,28 @@ func (s *samples) add(due, took int64) {
 
 func (s *samples) reset() { *s = samples{list: s.list[:0]} }
 
-// outside adds to h those that were due in none of the spans, which are as
+// Remainder is the latency of the messages that were not left out.
+type Remainder struct {
+	Latency Hist
+	Of      uint64 // samples, with those that were left out
+}
+
+func (r *Remainder) merge(o *Remainder) {
+	r.Latency.Merge(&o.Latency)
+	r.Of += o.Of
+}
+
+// Share is how much remained.
+func (r *Remainder) Share() float64 { return float64(r.Latency.Count) / float64(max(1, r.Of)) }
+
+// outside adds to r those that were due in none of the spans, which are as
 // union leaves them.
-func (s *samples) outside(spans []Span, h *Hist) {
+func (s *samples) outside(spans []Span, r *Remainder) {
+	r.Of += uint64(len(s.list))
 	for _, one := range s.list {
 		next, _ := slices.BinarySearchFunc(spans, one.due, func(s Span, due int64) int { return cmp.Compare(s.To, due) })
 		if next == len(spans) || spans[next].From > one.due {
-			h.Record(one.took)
+			r.Latency.Record(one.took)
 		}
 	}
 }

@@ -26,9 +26,13 @@ func TestSamplesOutsideSpans(t *testing.T) {
 				want = append(want, took)
 			}
 		}
-		var h Hist
-		s.outside(Widened(spans, time.Duration(by)), &h)
+		var remains Remainder
+		s.outside(Widened(spans, time.Duration(by)), &remains)
+		h := &remains.Latency
 		slices.Sort(want)
+		if share := float64(len(want)) / 300; remains.Share() != share {
+			t.Fatalf("%g remained, want %g", remains.Share(), share)
+		}
 		if h.Count != uint64(len(want)) || len(want) > 0 && h.MaxNS != want[len(want)-1] {
 			t.Fatalf("%v: %d samples up to %d, want %d: %v", spans, h.Count, h.MaxNS, len(want), want)
 		}
@@ -41,8 +45,12 @@ func TestSamplesAreThinnedOutEvenly(t *testing.T) {
 	for i := range int64(n) {
 		s.add(i, i)
 	}
-	var h Hist
-	s.outside(nil, &h)
+	var remains Remainder
+	s.outside(nil, &remains)
+	h := &remains.Latency
+	if remains.Share() != 1 {
+		t.Errorf("%g remained", remains.Share())
+	}
 	if h.Count > maxSamples || h.Count < maxSamples/2 {
 		t.Errorf("%d of at most %d samples", h.Count, maxSamples)
 	}

@@ -167,15 +167,15 @@ func (s *Swarm) Stats(ctx context.Context) (Stats, error) {
 }
 
 // Outside is that of Fleet, over all children.
-func (s *Swarm) Outside(ctx context.Context, spans [][]Span) ([]Hist, error) {
-	each := make([][]Hist, len(s.parts))
+func (s *Swarm) Outside(ctx context.Context, spans [][]Span) ([]Remainder, error) {
+	each := make([][]Remainder, len(s.parts))
 	if err := s.all(func(p *Process) error { return p.Call(ctx, "Outside", spans, &each[slices.Index(s.parts, p)]) }); err != nil {
 		return nil, err
 	}
 	sum := each[0]
 	for _, one := range each[1:] {
 		for i := range one {
-			sum[i].Merge(&one[i])
+			sum[i].merge(&one[i])
 		}
 	}
 	return sum, nil
@@ -250,7 +250,7 @@ func (c *Child) Release(class int, _ *struct{}) error { c.fleet.Release(class); 
 func (c *Child) Stats(_ struct{}, reply *Stats) error { *reply = c.fleet.Stats(); return nil }
 
 // Outside is Fleet.Outside.
-func (c *Child) Outside(spans [][]Span, reply *[]Hist) error {
+func (c *Child) Outside(spans [][]Span, reply *[]Remainder) error {
 	*reply = c.fleet.Outside(spans)
 	return nil
 }

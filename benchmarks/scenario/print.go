@@ -20,7 +20,7 @@ func (r *Report) summarize() {
 				put(c.Name+" p50 ms", c.Latency.P50)
 				put(c.Name+" p99 ms", c.Latency.P99)
 			}
-			if c := &st.Classes[k]; c.Undisturbed != nil && c.Undisturbed.Count > 0 {
+			if c := &st.Classes[k]; c.Undisturbed != nil {
 				put(c.Name+" p99 ms undisturbed", c.Undisturbed.P99)
 			}
 		}

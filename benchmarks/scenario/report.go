@@ -101,8 +101,9 @@ type ClassResult struct {
 	Latency        Latency        `json:"latency"`
 	// Undisturbed is without the messages that were due while a processor of
 	// the machine stood still or was slow, or earlier by up to the p99 of
-	// Latency; nil: not watched.
-	Undisturbed *Latency `json:"latency_undisturbed,omitempty"`
+	// Latency; nil: not watched, or the share that remained is below a fifth.
+	Undisturbed      *Latency `json:"latency_undisturbed,omitempty"`
+	UndisturbedShare float64  `json:"undisturbed_share,omitempty"`
 }
 
 // Latency is a histogram in a few numbers, in milliseconds.

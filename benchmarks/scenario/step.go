@@ -168,8 +168,11 @@ func (b *bench) step(ctx context.Context, f *fleet, plan stepPlan, do work) (*St
 			return nil, err
 		}
 		for i := range undisturbed {
-			l := latencyOf(&undisturbed[i])
-			st.Classes[i].Undisturbed = &l
+			u := &undisturbed[i]
+			if st.Classes[i].UndisturbedShare = round(u.Share(), 3); u.Share() >= minUndisturbed {
+				l := latencyOf(&u.Latency)
+				st.Classes[i].Undisturbed = &l
+			}
 		}
 	}
 	seconds := float64(publishedNS-beginNS) / 1e9
@@ -184,6 +187,9 @@ func (b *bench) step(ctx context.Context, f *fleet, plan stepPlan, do work) (*St
 	b.report.Steps = append(b.report.Steps, st)
 	return &b.report.Steps[len(b.report.Steps)-1], nil
 }
+
+// minUndisturbed is how much must remain for the rest to say something.
+const minUndisturbed = 0.2
 
 // settleDown waits until everything arrived, or nothing has for a while. It
 // returns when the last arrived.
@@ -311,7 +317,7 @@ func (b *bench) overran(st *Step) bool {
 func (st *Step) undisturbed() string {
 	var text strings.Builder
 	for i := range st.Classes {
-		if c := &st.Classes[i]; c.Undisturbed != nil && c.Undisturbed.Count > 0 {
+		if c := &st.Classes[i]; c.Undisturbed != nil {
 			fmt.Fprintf(&text, "; without what was due then, %s has p50 %.2f p99 %.2f ms", c.Name, c.Undisturbed.P50, c.Undisturbed.P99)
 		}
 	}
