@@ -8,7 +8,7 @@ import (
 )
 
 func testConsumer(streams int) *consumer {
-	return &consumer{streams: streams, next: make([]uint32, streams), classes: make([]ClassStats, 1), onAuth: func(int) {}}
+	return &consumer{streams: streams, next: make([]uint32, streams), classes: make([]ClassStats, 1), samples: make([]samples, 1), onAuth: func(int) {}}
 }
 
 func pushBytes(n int) []byte {
