@@ -3,7 +3,6 @@ package load
 import (
 	"errors"
 	"fmt"
-	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -94,8 +93,7 @@ func (w *stallWatch) watch(cpu int, begun chan<- error) {
 	begun <- nil
 	product, now := int64(1), rawClock()
 	last, wasSlow := now, false // the end of the last piece of work
-	var usual Hist
-	median := int64(math.MaxInt64 / 2)
+	var pace pace
 	for tick := 0; !w.stopped.Load(); tick++ {
 		began := now
 		now = sleepTick()
@@ -113,10 +111,7 @@ func (w *stallWatch) watch(cpu int, begun chan<- error) {
 		began = now
 		now, product = work(product)
 		took := int64(now - began)
-		if usual.Record(took); usual.Count%64 == 0 {
-			median = usual.Quantile(0.5)
-		}
-		slow := took > median*3/2
+		slow := pace.slow(took)
 		w.mu.Lock()
 		w.seen.Work.Record(took)
 		if slow || wasSlow {
@@ -125,6 +120,22 @@ func (w *stallWatch) watch(cpu int, begun chan<- error) {
 		w.mu.Unlock()
 		last, wasSlow = now, slow
 	}
+}
+
+// pace knows how long a piece of work usually takes on a processor.
+type pace struct {
+	all    Hist
+	median int64 // 0: not known yet
+}
+
+const paceEvery = 64 // pieces, before the median is looked up, and again
+
+// slow tells whether this one took longer than usual.
+func (p *pace) slow(took int64) bool {
+	if p.all.Record(took); p.all.Count%paceEvery == 0 {
+		p.median = p.all.Quantile(0.5)
+	}
+	return p.median > 0 && took > p.median*3/2
 }
 
 // sleepTick sleeps and says what time it is. Go's scheduler, which would make

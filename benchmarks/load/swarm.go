@@ -149,14 +149,7 @@ func (s *Swarm) Release(ctx context.Context, class int) error { return s.tell(ct
 func (s *Swarm) Stats(ctx context.Context) (Stats, error) {
 	each := make([]Stats, len(s.parts))
 	var sum Stats
-	err := s.all(func(p *Process) error {
-		for i := range s.parts {
-			if s.parts[i] == p {
-				return p.Call(ctx, "Stats", struct{}{}, &each[i])
-			}
-		}
-		return nil
-	})
+	err := s.all(func(p *Process) error { return p.Call(ctx, "Stats", struct{}{}, &each[slices.Index(s.parts, p)]) })
 	if err != nil {
 		return sum, err
 	}
