@@ -151,7 +151,7 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.IntVar(&o.members, "members", o.members, "members of a small room (mixed)")
 	fs.IntVar(&o.batch, "batch", o.batch, "users in one push (unicast)")
 	fs.BoolVar(&o.store, "store", o.store, "messages are stored: they get positions in Redis and, where the server has one, rows in the archive (unicast, room)")
-	fs.BoolVar(&o.results, "results", o.results, "pushes are answered with who is online; -results=false spares its look-up (-route v1)")
+	fs.BoolVar(&o.results, "results", o.results, "pushes to users are answered with who is online; -results=false spares its look-up (-route v1)")
 	fs.StringVar(&o.route, "route", o.route, "push API for unicast: goim (/goim/push/mids), keys (/goim/push/keys, to keys that the connections name) or v1 (/v1/push)")
 	fs.IntVar(&o.speed, "speed", o.speed, "messages per second of push-all over the cluster; 0 = no limit (all)")
 	fs.Float64Var(&o.smallRate, "small-rate", o.smallRate, "messages per second over all small rooms (mixed)")
