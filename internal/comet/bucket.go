@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +35,9 @@ type Bucket struct {
 	free     []uint32 // slots without a session
 	rooms    map[string]*Room
 	wheel    *wheel.Wheel[*Session]
-	walking  []*Room     // rooms with pushes, served in turn
+	fresh    []*Room     // rooms with a first push, none written yet
+	walking  []*Room     // the other rooms with pushes, served in turn
+	overtook bool        // a fresh room was served before one in turn, which is next
 	alarm    *time.Timer // wakes the loop when all of them rest
 	alls     []*allWalk
 	backlog  int  // bytes of pushes to rooms, and of pushes to all that are not paced
@@ -65,7 +68,7 @@ type slot struct {
 const (
 	turnCalls   = 512
 	turnBatches = 64
-	walkChunk   = 32 // writes for one room before the next room has its turn
+	walkShare   = 64 // writes for one room before the next room has its turn
 )
 
 const (
@@ -168,7 +171,7 @@ func (b *Bucket) turn() {
 			b.protect(nil, func() { b.apply(batch) })
 		}
 	}
-	if len(b.batches)+len(b.walking)+len(b.alls) > 0 {
+	if len(b.batches)+len(b.fresh)+len(b.walking)+len(b.alls) > 0 {
 		b.activeMS = b.nowMS
 	}
 	if b.walkAll() {
@@ -198,15 +201,32 @@ func (b *Bucket) askAgain() {
 	}
 }
 
-// walkAll gives every room with pushes its share of the turn's writes. A room
-// whose walk rests keeps its place for nothing.
+// walkAll gives rooms with pushes their shares of the turn's writes. A fresh
+// one is served before those in turn, so a small room has its push at once,
+// whatever the round of a big one takes; then one in turn is next, so the big
+// one goes on, however many small ones there are. A room whose walk rests keeps
+// its place for nothing.
 func (b *Bucket) walkAll() (more bool) {
 	budget := b.gateway.cfg.TurnWrites
-	b.gather = len(b.walking) > 1
+	share := min(budget, walkShare)
+	b.gather = len(b.fresh)+len(b.walking) > 1
 	now := time.Now()
 	wait := time.Duration(0) // until the first of the rooms that rest may go on
-	for resting := 0; budget > 0 && resting < len(b.walking); {
-		r := b.walking[0]
+	for resting := 0; budget > 0; {
+		var r *Room
+		switch {
+		case len(b.fresh) > 0 && (!b.overtook || resting == len(b.walking)):
+			r = b.fresh[0]
+			b.overtook = len(b.walking) > 0
+			b.fresh = slices.Delete(b.fresh, 0, 1)
+			b.walking = slices.Insert(b.walking, 0, r)
+		case resting < len(b.walking):
+			r = b.walking[0]
+			b.overtook = false
+		}
+		if r == nil {
+			break
+		}
 		if rest := r.resting(now); rest > 0 {
 			if resting == 0 || rest < wait {
 				wait = rest
@@ -217,7 +237,7 @@ func (b *Bucket) walkAll() (more bool) {
 		}
 		resting = 0
 		n := 0
-		b.protect(nil, func() { n = b.walk(r, min(budget, walkChunk), now) })
+		b.protect(nil, func() { n = b.walk(r, share, now) })
 		now = time.Now()
 		budget -= max(n, 1)
 		if r.busy() {
@@ -226,7 +246,7 @@ func (b *Bucket) walkAll() (more bool) {
 			b.drop(r)
 		}
 	}
-	more = budget <= 0 && len(b.walking) > 0
+	more = budget <= 0 && len(b.fresh)+len(b.walking) > 0
 	if !more && len(b.walking) > 0 {
 		b.alarm.Reset(wait)
 	}

@@ -14,7 +14,7 @@ type Room struct {
 	members []member      // dense; order has no meaning
 	window  time.Duration // merge window of the room's type
 	top     timeline.Position
-	listed  bool // in Bucket.walking
+	listed  bool // in Bucket.fresh or walking
 
 	pushes  []roomPush // under way, oldest first
 	first   uint32     // sequence number of pushes[0]

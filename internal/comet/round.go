@@ -117,7 +117,7 @@ func (b *Bucket) pushRoom(r *Room, d *Delivery, index int) {
 	d.hold()
 	if !r.listed {
 		r.listed = true
-		b.walking = append(b.walking, r)
+		b.fresh = append(b.fresh, r)
 	}
 }
 

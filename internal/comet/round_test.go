@@ -353,7 +353,7 @@ func roundsOfGuests(t *testing.T, b *Bucket, seed uint64) {
 		b.walk(room, 7, time.Now())
 		b.flush()
 	}
-	b.walking = nil
+	b.fresh = nil
 	checkGuests(t, seed, guests, pushed)
 	for _, g := range guests {
 		if !g.left {
@@ -435,9 +435,88 @@ func TestAPushJoinsAWalkThatIsUnderWay(t *testing.T) {
 				t.Errorf("%+v", d.Results[0].Counts)
 			}
 		}
-		b.walking = nil
+		b.fresh = nil
 		for _, g := range guests {
 			b.Closed(g.session)
+		}
+	})
+}
+
+// A room that gets a push while the round of a big one is under way has it in
+// the next turn, before the big one's share; and however many small rooms get
+// pushes all the time, every other share is the big one's.
+func TestASmallRoomDoesNotWaitForABigOne(t *testing.T) {
+	const big, small, rooms = 400, 50, 4
+	f := newFixture(t, 1, func(c *Config) { c.TurnWrites = 64 })
+	f.g.maxSessions = big + small*rooms
+	b := f.buckets[0]
+	order := []string(nil)
+	f.on(b, func() {
+		member := func(room string) {
+			g := &guest{t: t}
+			g.session = b.Open(g, Stream, netip127())
+			g.session.state, g.session.ver = live, 1
+			b.join(g.session, room)
+			var wrote func()
+			wrote = func() {
+				order = append(order, room)
+				g.onWrite = wrote
+			}
+			g.onWrite = wrote
+		}
+		name := func(i int) string { return fmt.Sprintf("live://small-%d", i) }
+		for range big {
+			member(roomOne)
+		}
+		for i := range rooms {
+			for range small {
+				member(name(i))
+			}
+		}
+		push := func(room string) *Delivery {
+			d := &Delivery{Pushes: []Push{{Op: 1, Room: room, Body: make([]byte, 4)}}, Results: make([]PushResult, 1), done: make(chan struct{})}
+			d.hold()
+			b.pushRoom(b.rooms[room], d, 0)
+			d.release()
+			return d
+		}
+		turn := func() map[string]int {
+			order = order[:0]
+			b.walkAll()
+			b.flush()
+			n := map[string]int{}
+			for _, room := range order {
+				n[room]++
+			}
+			return n
+		}
+		push(roomOne)
+		if n := turn(); n[roomOne] != 64 {
+			t.Errorf("alone: %v, want 64 writes", n)
+		}
+		push(name(0))
+		first := turn()
+		if first[name(0)] != small || first[roomOne] != 64 || order[0] != name(0) {
+			t.Errorf("%v, %s first; want all %d of the small room, and then the big one", first, order[0], small)
+		}
+		// All small rooms get pushes all the time now, more than is written.
+		for range 3 {
+			for i := range rooms {
+				if !b.rooms[name(i)].listed {
+					push(name(i))
+				}
+			}
+			if n := turn(); n[roomOne] != 64 || len(order) != small+64 || order[0] == roomOne {
+				t.Errorf("%v, %s first; want one small room, and then the big one", n, order[0])
+			}
+		}
+		for len(b.fresh)+len(b.walking) > 0 {
+			turn()
+		}
+		for i := range b.slots {
+			if s := b.slots[i].s; s != nil {
+				b.Closed(s)
+			}
 		}
 	})
 }
@@ -462,7 +541,7 @@ func TestConflationUnderWay(t *testing.T) {
 		for r.busy() {
 			b.walk(r, 2, time.Now())
 		}
-		b.walking = nil
+		b.fresh = nil
 		for i, d := range all {
 			want := Counts{Delivered: 2, Conflated: 8}
 			if i == 4 {
