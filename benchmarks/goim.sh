@@ -69,9 +69,15 @@ if [[ -z ${GOIM_NETWORK:-} ]]; then
   [[ -n $bin ]] || (cd "$root" && go list -deps ./cmd/perseid >/dev/null)
   own=(unshare --net)
   ((EUID == 0)) || own=(unshare --map-root-user --net)
-  GOIM_NETWORK=own GOIM_BIN=$goim exec "${own[@]}" "$root/benchmarks/goim.sh" "${all[@]}"
+  route=$(ip -o route show table local "$clients_at" 2>/dev/null || true)
+  GOIM_NETWORK=own GOIM_ROUTE=$route GOIM_BIN=$goim exec "${own[@]}" "$root/benchmarks/goim.sh" "${all[@]}"
 fi
 ip link set lo up
+# The clients' address has the route that it has on the machine.
+if [[ -n ${GOIM_ROUTE:-} ]]; then
+  # shellcheck disable=SC2086 # words
+  ip route add table local ${GOIM_ROUTE//\\/}
+fi
 
 use_folder "$keep"
 if [[ -z $bin ]]; then
@@ -97,7 +103,7 @@ until_true() {
 
 # answers ADDRESS PATH: it answers with code 0.
 answers() { curl -s -m 2 "http://$1$2" 2>/dev/null | grep -q '"code":0[,}]'; }
-listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+listens() { (exec 3<>"/dev/tcp/$clients_at/$1") 2>/dev/null; }
 registered() { answers "$PERSEID_TEST_DISCOVERY" "/discovery/fetch?zone=sh001&env=dev&appid=$1&status=1"; }
 
 # reaches: a push to a user comes to its client, through all of goim. job begins
@@ -147,9 +153,9 @@ nodes = ["$PERSEID_TEST_DISCOVERY"]
 [rpcServer]
 addr = ":$comet_port"
 [tcp]
-bind = ["127.0.0.1:$tcp_port"]
+bind = ["$clients_at:$tcp_port"]
 [websocket]
-bind = ["127.0.0.1:$ws_port"]
+bind = ["$clients_at:$ws_port"]
 [protocol]
 handshakeTimeout = "8s"
 [whitelist]
@@ -189,7 +195,7 @@ start_goim job
 
 # In goim's setup all is said that differs from Perseid's.
 flags+=(-setup "goim, Kafka 3.9, loopback in a network namespace; $(setup_of $# "${all[@]}")"
-  -tcp "127.0.0.1:$tcp_port" -ws "127.0.0.1:$ws_port" -http "127.0.0.1:$http_port" -commit "$commit")
+  -tcp "$clients_at:$tcp_port" -ws "$clients_at:$ws_port" -http "127.0.0.1:$http_port" -commit "$commit")
 until_true "no push arrives" reaches
 
 [[ -z $wait_only ]] || wait_for_user

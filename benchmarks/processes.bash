@@ -6,6 +6,7 @@
 source "$root/scripts/deps/process.bash"
 
 script=$(basename "$0")
+clients_at=127.0.1.1 # where comets listen: an address that may have a route of its own (README.md)
 pids=()  # pid@start time, in the order of their start
 flags=() # for the scenario
 

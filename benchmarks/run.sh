@@ -132,7 +132,7 @@ for i in "${!logic_names[@]}"; do
 done
 for i in "${!comet_names[@]}"; do
   launch comet "${comet_names[i]}" "${registry[@]}" "node.name=${comet_names[i]}" "grpc.addr=${comet_addrs[i]}" \
-    listen.tcp=127.0.0.1:0 listen.websocket=127.0.0.1:0 comet.drain_window=0s
+    "listen.tcp=$clients_at:0" "listen.websocket=$clients_at:0" comet.drain_window=0s
 done
 for name in "${job_names[@]}"; do
   launch job "$name" "${registry[@]}" "${kafka[@]}"

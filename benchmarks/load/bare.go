@@ -23,6 +23,7 @@ type BareConfig struct {
 	Conns     int
 	Writers   int // threads, each with its share of the connections
 	WebSocket bool
+	Address   string // to listen at; "" = 127.0.0.1
 }
 
 // BareRun asks for rounds: in one round every connection gets one frame.
@@ -73,7 +74,13 @@ func NewBare(cfg BareConfig) (*Bare, error) {
 	if cfg.Writers < 1 || cfg.Conns < 1 {
 		return nil, fmt.Errorf("load: %d writers for %d connections", cfg.Writers, cfg.Conns)
 	}
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	at := net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}
+	if cfg.Address != "" {
+		if at.IP = net.ParseIP(cfg.Address); !at.IP.IsLoopback() {
+			return nil, fmt.Errorf("load: bare loop at %q: allowed is a loopback address", cfg.Address)
+		}
+	}
+	l, err := net.ListenTCP("tcp", &at)
 	if err != nil {
 		return nil, fmt.Errorf("load: bare loop: %w", err)
 	}

@@ -45,6 +45,12 @@ func newBench(opt options, name string, args []string, stderr io.Writer, child l
 		b.report.Commit = commit()
 	}
 	b.line = &progress{w: stderr, quiet: opt.quiet}
+	if at := b.clientsAt(); at != "" {
+		b.report.Machine.QuickAck = quickAck(at)
+		if !b.report.Machine.QuickAck {
+			b.note("the route to %s is without quickack: the kernel's timers acknowledge for the clients, many at a time", at)
+		}
+	}
 	if b.report.Machine.Autogroup && len(b.procs) > 1 {
 		b.note("kernel.sched_autogroup_enabled is 1: servers that share a machine wait longer for a processor")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,17 @@ func limitScenario() scenario {
 }
 
 // limitSteps runs the bare write loop in a child, at each rate of rounds.
+// clientsAt is the address that clients connect to, if it is one of loopback;
+// the bare loop listens there, too, so that it has the same route.
+func (b *bench) clientsAt() string {
+	if all := b.opt.servers(b.transport); len(all) > 0 {
+		if host, _, err := net.SplitHostPort(all[0]); err == nil && net.ParseIP(host).IsLoopback() {
+			return host
+		}
+	}
+	return ""
+}
+
 func (b *bench) limitSteps(ctx context.Context, rates []float64, repeat int) (err error) {
 	o := &b.opt
 	child, err := load.Start(b.child)
@@ -39,7 +51,7 @@ func (b *bench) limitSteps(ctx context.Context, rates []float64, repeat int) (er
 		return err
 	}
 	var addr string
-	if err := child.Call(ctx, "Listen", load.BareConfig{Conns: o.conns, Writers: o.writers, WebSocket: b.transport == "ws"}, &addr); err != nil {
+	if err := child.Call(ctx, "Listen", load.BareConfig{Conns: o.conns, Writers: o.writers, WebSocket: b.transport == "ws", Address: b.clientsAt()}, &addr); err != nil {
 		return err
 	}
 	cfg := b.config([]load.Class{{Name: "room", Conns: o.conns, Timed: o.timed}}, 1)

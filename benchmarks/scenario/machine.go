@@ -23,6 +23,7 @@ type Machine struct {
 	TCPMem      string `json:"tcp_mem"`
 	Backlog     int64  `json:"netdev_max_backlog"` // packets, queue of a processor
 	Autogroup   bool   `json:"sched_autogroup"`    // the kernel shares processors out to sessions (setsid) first, then to threads
+	QuickAck    bool   `json:"clients_quickack"`   // the route to the first server has quickack
 }
 
 func thisMachine() Machine {

@@ -250,7 +250,7 @@ func TestTimeout(t *testing.T) {
 	g.silent = true
 	began := time.Now()
 	r, code := run(t, g, "room", "-timeout", "1s")
-	if code != 1 || time.Since(began) > 15*time.Second || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "-timeout 1s") {
+	if code != 1 || time.Since(began) > 15*time.Second || len(r.Notes) == 0 || !strings.Contains(r.Notes[len(r.Notes)-1], "-timeout 1s") {
 		t.Errorf("code %d after %s: %v", code, time.Since(began), r.Notes)
 	}
 }
