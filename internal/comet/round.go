@@ -290,7 +290,7 @@ func (b *Bucket) writeRun(r *Room, s *Session) {
 	o := Delivered
 	switch {
 	case out.size() == 0: // nothing was for it
-	case b.gather:
+	case b.gather && out.size() < shareBytes: // a larger one is worth a write of its own
 		o = b.push(s, out.encoded(s.form()))
 	default:
 		o = b.write(s, out)
