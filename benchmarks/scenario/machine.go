@@ -23,6 +23,7 @@ type Machine struct {
 	TCPMem      string `json:"tcp_mem"`
 	Backlog     int64  `json:"netdev_max_backlog"` // packets, queue of a processor
 	Autogroup   bool   `json:"sched_autogroup"`    // the kernel shares processors out to sessions (setsid) first, then to threads
+	Congestion  string `json:"tcp_congestion_control"`
 	QuickAck    bool   `json:"clients_quickack"`   // the route to the first server has quickack
 }
 
@@ -36,6 +37,7 @@ func thisMachine() Machine {
 	}
 	m.Backlog, _ = strconv.ParseInt(strings.TrimSpace(readText("/proc/sys/net/core/netdev_max_backlog")), 10, 64)
 	m.Autogroup = strings.TrimSpace(readText("/proc/sys/kernel/sched_autogroup_enabled")) == "1"
+	m.Congestion = strings.TrimSpace(readText("/proc/sys/net/ipv4/tcp_congestion_control"))
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		m.OpenFiles = limit.Cur

@@ -302,7 +302,7 @@ func TestReportGolden(t *testing.T) {
 	t.Parallel()
 	r := Report{
 		Scenario: "room", Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), TookSeconds: 12.5, Command: []string{"perseid", "bench", "room"}, Commit: "c0ffee",
-		Machine:  Machine{CPU: "a CPU", Cores: 2, MemoryBytes: 1 << 30, Kernel: "6.1", Go: "go1.26", OpenFiles: 20000, TCPMem: "1 2 3", Backlog: 1000, Autogroup: true},
+		Machine:  Machine{CPU: "a CPU", Cores: 2, MemoryBytes: 1 << 30, Kernel: "6.1", Go: "go1.26", OpenFiles: 20000, TCPMem: "1 2 3", Backlog: 1000, Autogroup: true, Congestion: "cubic"},
 		Settings: map[string]string{"conns": "10"},
 		Connects: []Connect{{Name: "connect", Conns: 10, Ready: 10, Seconds: 1, PerSecond: 10, Failures: map[string]int{"refused": 1}}},
 		Results:  map[string]float64{"ratio": 1.5},
