@@ -57,7 +57,7 @@ func TestLargeRunsAreShared(t *testing.T) {
 		"two merged": {members: members, pushes: []Push{{Op: 1, Room: roomOne, Body: []byte(small)}, {Op: 1, Room: roomOne, Body: []byte(small)}}, puts: 1, writes: members - shareAfter + 1},
 		"beside another room": {members: members, pushes: []Push{{Op: 1, Room: roomOne, Body: []byte(large)}, {Op: 2, Room: "live://2", Body: []byte(small)}},
 			puts: 1, writes: members - shareAfter + 1},
-		"to all":     {members: members, pushes: []Push{{Op: 1, All: true, Body: []byte(large)}}, puts: 1, writes: members - shareAfter + 1},
+		"to all": {members: members, pushes: []Push{{Op: 1, All: true, Body: []byte(large)}}, puts: 1, writes: members - shareAfter + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, 1, nil)
