@@ -35,14 +35,14 @@ type Bucket struct {
 	free     []uint32 // slots without a session
 	rooms    map[string]*Room
 	wheel    *wheel.Wheel[*Session]
-	fresh    []*Room     // rooms with a first push, none written yet
+	fresh    []*Room     // rooms that got a push while they had none, not served yet
 	walking  []*Room     // the other rooms with pushes, served in turn
-	overtook bool        // a fresh room was served before one in turn, which is next
+	ahead    int         // writes that fresh rooms got before those in turn
 	alarm    *time.Timer // wakes the loop when all of them rest
 	alls     []*allWalk
 	backlog  int  // bytes of pushes to rooms, and of pushes to all that are not paced
 	paced    int  // bytes of pushes to all that are, or wait behind one that is
-	gather   bool // several rooms are walked: a member of two gets one write
+	gather   bool // several rooms are walked: a member of two gets one write, but for large runs
 	dirty    []*Session
 	sent     []*packets // free again after the flush
 	spare    []*packets
@@ -201,10 +201,10 @@ func (b *Bucket) askAgain() {
 	}
 }
 
-// walkAll gives rooms with pushes their shares of the turn's writes. A fresh
-// one is served before those in turn, so a small room has its push at once,
-// whatever the round of a big one takes; then one in turn is next, so the big
-// one goes on, however many small ones there are. A room whose walk rests keeps
+// walkAll gives rooms with pushes their shares of the turn's writes. Fresh ones
+// are served before those in turn, so a small room has its push in this turn,
+// whatever the round of a big one takes. They may get ahead by a share, so those
+// in turn go on however many fresh ones there are. A room whose walk rests keeps
 // its place for nothing.
 func (b *Bucket) walkAll() (more bool) {
 	budget := b.gateway.cfg.TurnWrites
@@ -213,20 +213,15 @@ func (b *Bucket) walkAll() (more bool) {
 	now := time.Now()
 	wait := time.Duration(0) // until the first of the rooms that rest may go on
 	for resting := 0; budget > 0; {
-		var r *Room
-		switch {
-		case len(b.fresh) > 0 && (!b.overtook || resting == len(b.walking)):
-			r = b.fresh[0]
-			b.overtook = len(b.walking) > 0
+		fresh := len(b.fresh) > 0 &&
+			(b.ahead == 0 || b.ahead+len(b.fresh[0].members) <= share || resting == len(b.walking))
+		if fresh {
+			b.walking = slices.Insert(b.walking, 0, b.fresh[0])
 			b.fresh = slices.Delete(b.fresh, 0, 1)
-			b.walking = slices.Insert(b.walking, 0, r)
-		case resting < len(b.walking):
-			r = b.walking[0]
-			b.overtook = false
-		}
-		if r == nil {
+		} else if resting == len(b.walking) {
 			break
 		}
+		r := b.walking[0]
 		if rest := r.resting(now); rest > 0 {
 			if resting == 0 || rest < wait {
 				wait = rest
@@ -237,9 +232,16 @@ func (b *Bucket) walkAll() (more bool) {
 		}
 		resting = 0
 		n := 0
-		b.protect(nil, func() { n = b.walk(r, share, now) })
+		b.protect(nil, func() { n = b.walk(r, min(budget, share), now) })
 		now = time.Now()
-		budget -= max(n, 1)
+		n = max(n, 1)
+		budget -= n
+		switch {
+		case !fresh:
+			b.ahead = max(0, b.ahead-n)
+		case len(b.walking) > 1:
+			b.ahead += n
+		}
 		if r.busy() {
 			b.rotate(r)
 		} else {

@@ -16,7 +16,7 @@ type Config struct {
 	Overflow         string        `toml:"overflow" doc:"what happens to a client whose outbox is full: close (as slow consumer) or drop (the message, counted)"`
 	RoundBytes       int           `toml:"round_bytes" doc:"largest merged write of one room, in bytes; 1024 to outbox_bytes"`
 	MergeWindows     []string      `toml:"merge_windows" doc:"room types whose messages wait a moment for others, to leave in one write: type=duration, for example live=50ms; 1ms to 10s"`
-	TurnWrites       int           `toml:"turn_writes" doc:"writes of broadcasts in one turn of a loop before it looks at its sockets again, up to 63 more where several rooms have pushes; 16 to 100000"`
+	TurnWrites       int           `toml:"turn_writes" doc:"writes of broadcasts in one turn of a loop before it looks at its sockets again; 16 to 100000"`
 	BacklogBytes     int           `toml:"backlog_bytes" doc:"bytes of pushes that may wait in one loop, and again in its mailbox; 65536 to 1073741824"`
 	ConnectWorkers   int           `toml:"connect_workers" doc:"concurrent calls to logic for auth and for disconnects; 1 to 256"`
 	ConnectBatch     int           `toml:"connect_batch" doc:"sessions in one call to logic; 1 to 1024"`

@@ -290,9 +290,12 @@ func (b *Bucket) writeRun(r *Room, s *Session) {
 	o := Delivered
 	switch {
 	case out.size() == 0: // nothing was for it
-	case b.gather && out.size() < shareBytes: // a larger one is worth a write of its own
+	case b.gather && out.size() < shareBytes:
 		o = b.push(s, out.encoded(s.form()))
 	default:
+		if b.gather && len(b.dirty) > 0 {
+			b.flush() // a large run is worth a write of its own, and the small ones do not wait for it
+		}
 		o = b.write(s, out)
 	}
 	switch o {
