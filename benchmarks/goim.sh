@@ -187,7 +187,7 @@ start_goim() {
 start_goim logic -weight 10
 until_true "logic is not ready" answers "127.0.0.1:$http_port" /goim/online/total
 until_true "logic does not register" registered goim.logic
-start_goim comet -weight 10 -addrs 127.0.0.1
+start_goim comet -weight 10 -addrs "$clients_at"
 until_true "comet does not register" registered goim.comet
 until_true "comet does not listen" listens "$tcp_port"
 until_true "comet does not listen" listens "$ws_port"

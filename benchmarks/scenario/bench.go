@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"sync"
@@ -47,7 +48,7 @@ func newBench(opt options, name string, args []string, stderr io.Writer, child l
 	b.line = &progress{w: stderr, quiet: opt.quiet}
 	if at := b.clientsAt(); at != "" {
 		b.report.Machine.QuickAck = quickAck(at)
-		if !b.report.Machine.QuickAck {
+		if !b.report.Machine.QuickAck && net.ParseIP(at).To4() != nil {
 			b.note("the route to %s is without quickack: the kernel's timers acknowledge for the clients, many at a time", at)
 		}
 	}
@@ -55,6 +56,17 @@ func newBench(opt options, name string, args []string, stderr io.Writer, child l
 		b.note("kernel.sched_autogroup_enabled is 1: servers that share a machine wait longer for a processor")
 	}
 	return b, nil
+}
+
+// clientsAt is the address that clients connect to, if it is one of loopback;
+// the bare loop listens there, too, so that it has the same route.
+func (b *bench) clientsAt() string {
+	if all := b.opt.servers(b.transport); len(all) > 0 {
+		if host, _, err := net.SplitHostPort(all[0]); err == nil && net.ParseIP(host).IsLoopback() {
+			return host
+		}
+	}
+	return ""
 }
 
 func (b *bench) note(format string, args ...any) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"sync/atomic"
 	"time"
 
@@ -28,17 +27,6 @@ func limitScenario() scenario {
 }
 
 // limitSteps runs the bare write loop in a child, at each rate of rounds.
-// clientsAt is the address that clients connect to, if it is one of loopback;
-// the bare loop listens there, too, so that it has the same route.
-func (b *bench) clientsAt() string {
-	if all := b.opt.servers(b.transport); len(all) > 0 {
-		if host, _, err := net.SplitHostPort(all[0]); err == nil && net.ParseIP(host).IsLoopback() {
-			return host
-		}
-	}
-	return ""
-}
-
 func (b *bench) limitSteps(ctx context.Context, rates []float64, repeat int) (err error) {
 	o := &b.opt
 	child, err := load.Start(b.child)

@@ -24,7 +24,7 @@ type Machine struct {
 	Backlog     int64  `json:"netdev_max_backlog"` // packets, queue of a processor
 	Autogroup   bool   `json:"sched_autogroup"`    // the kernel shares processors out to sessions (setsid) first, then to threads
 	Congestion  string `json:"tcp_congestion_control"`
-	QuickAck    bool   `json:"clients_quickack"` // the route to the first server has quickack
+	QuickAck    bool   `json:"clients_quickack"` // the IPv4 route to the first server has quickack
 }
 
 func thisMachine() Machine {

@@ -50,7 +50,7 @@ func quickAck(address string) bool {
 			}
 		}
 		if matches && bits > longest {
-			longest, quick = bits, metric(metrics, quickAckItem) == 1
+			longest, quick = bits, metric(metrics, quickAckItem) != 0
 		}
 	}
 	return quick
