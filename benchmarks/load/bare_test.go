@@ -2,6 +2,7 @@ package load
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -98,5 +99,21 @@ func TestSwarmSharesConnections(t *testing.T) {
 	}
 	if got, err = s.Stats(ctx); err != nil || got.Classes[0].Lost != conns {
 		t.Fatalf("%v, lost %d", err, got.Classes[0].Lost)
+	}
+}
+
+func TestBareLoopListensAtItsAddress(t *testing.T) {
+	b, err := NewBare(BareConfig{Conns: 1, Writers: 1, Address: "127.0.1.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	if !strings.HasPrefix(b.Addr(), "127.0.1.1:") {
+		t.Error(b.Addr())
+	}
+	for _, address := range []string{"192.0.2.1", "localhost", "0.0.0.0"} {
+		if _, err := NewBare(BareConfig{Conns: 1, Writers: 1, Address: address}); err == nil || !strings.Contains(err.Error(), address) {
+			t.Errorf("%s: %v", address, err)
+		}
 	}
 }
