@@ -9,8 +9,9 @@ import (
 const maxKeptBuffer = 64 << 10
 
 // outbox is what one turn of the loop has for one session; it leaves in one
-// write at the end of the turn, or before a large run is written. What the socket does not take waits in the
-// transport; both together are bounded by Config.OutboxBytes.
+// write at the end of the turn, or before a large run is written. What the
+// socket does not take waits in the transport; both together are bounded by
+// Config.OutboxBytes.
 //
 // Nearly always one shared run of packets is all there is, so that stands in
 // a field of its own and is written from where it is.

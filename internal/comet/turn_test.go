@@ -138,7 +138,7 @@ func TestTinyRoomsShareATurn(t *testing.T) {
 }
 
 // Large runs are written at once, but not before the small ones of that turn.
-// Who is in both rooms gets both, in order.
+// Who is in both rooms gets both, each once.
 func TestSmallRunsLeaveBeforeLargeOnes(t *testing.T) {
 	withTurns(t, func(w *turns) {
 		large := make([]byte, shareBytes)
