@@ -159,7 +159,24 @@ func testBigBatch(t *testing.T, b Backend) {
 			t.Fatalf("query %d is at %q, want %q", i, got, want)
 		}
 	}
+	// Every answer belongs to its session, also behind the first pipeline.
+	later := make([]presence.Session, n)
+	for i, s := range sessions {
+		later[i] = session(n+s.ID, s.Mid, s.Key)
+	}
+	for i, replaced := range f.connect(nodeA, later...) {
+		if replaced != sessions[i].ID {
+			t.Fatalf("session %d replaced %d, want %d", later[i].ID, replaced, sessions[i].ID)
+		}
+	}
+	f.renew(nodeA, sessions...) // takes no key from a live session
 	f.disconnect(nodeA, sessions...)
+	for i, got := range f.locate(queries...) {
+		if want := []string{at(0, nodeA, later[i].ID), at(1, nodeA, later[i].ID)}; !slices.Equal(got, want) {
+			t.Fatalf("query %d is at %q, want %q", i, got, want)
+		}
+	}
+	f.disconnect(nodeA, later...)
 	for i, got := range f.locate(queries...) {
 		if len(got) != 0 {
 			t.Fatalf("query %d is still at %q", i, got)

@@ -1,12 +1,15 @@
--- Removes the entry of a key if it still names this session (F-003.13).
+-- Removes the entries of keys that still name these sessions (F-003.13).
 --
--- KEYS[1]  key:<key>   string: <mid>@<run id>|<node>|<incarnation>|<session>
--- ARGV[1]  identity of the session: <node>|<incarnation>|<session>
+-- KEYS[i]  key:<key>   string: <mid>@<run id>|<node>|<incarnation>|<session>
+-- ARGV[i]  identity of the session: <node>|<incarnation>|<session>
 --
--- Returns 1 if it was removed.
-local value = redis.call('GET', KEYS[1])
-local bar = value and string.find(value, '|', 1, true)
-if bar and string.sub(value, bar + 1) == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
+-- Returns how many were removed.
+local removed = 0
+for i, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  local bar = value and string.find(value, '|', 1, true)
+  if bar and string.sub(value, bar + 1) == ARGV[i] then
+    removed = removed + redis.call('DEL', key)
+  end
 end
-return 0
+return removed

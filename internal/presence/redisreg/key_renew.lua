@@ -1,20 +1,25 @@
--- Extends the entry of a key, or restores it, unless it names another session.
+-- Extends the entries of keys, or restores them, unless they name other sessions.
 --
--- KEYS[1]  key:<key>   string: <mid>@<run id>|<node>|<incarnation>|<session>
--- ARGV[1]  <mid>@<run id>
--- ARGV[2]  identity of the session: <node>|<incarnation>|<session>
--- ARGV[3]  time to live, ms
--- ARGV[4]  the other value that may be replaced, '' = none
+-- KEYS[i]    key:<key>   string: <mid>@<run id>|<node>|<incarnation>|<session>
+-- ARGV[1]    time to live, ms
+-- then three of each key:
+--   <mid>@<run id>
+--   identity of the session: <node>|<incarnation>|<session>
+--   the other value that may be replaced, '' = none
 --
--- Returns the value that names another session, or nil when the key is ours.
--- Whether that session's node lives stands in another hash slot: the caller
--- looks there, and calls again with the value as ARGV[4] if it may be replaced.
-local value = redis.call('GET', KEYS[1])
-if value and value ~= ARGV[4] then
-  local bar = string.find(value, '|', 1, true)
-  if not bar or string.sub(value, bar + 1) ~= ARGV[2] then
-    return value
+-- Returns the values that name other sessions, nil where the key is ours.
+-- Whether such a session's node lives stands in another hash slot: the caller
+-- looks there, and calls again with the value if it may be replaced.
+local foreign = {}
+for i, key in ipairs(KEYS) do
+  local prefix, id, replaced = ARGV[3 * i - 1], ARGV[3 * i], ARGV[3 * i + 1]
+  local value = redis.call('GET', key)
+  local bar = value and string.find(value, '|', 1, true)
+  if value and value ~= replaced and not (bar and string.sub(value, bar + 1) == id) then
+    foreign[i] = value
+  else
+    redis.call('SET', key, prefix .. '|' .. id, 'PX', ARGV[1])
+    foreign[i] = false
   end
 end
-redis.call('SET', KEYS[1], ARGV[1] .. '|' .. ARGV[2], 'PX', ARGV[3])
-return false
+return foreign

@@ -22,34 +22,37 @@ func (r *Registry) locate(ctx context.Context, queries []presence.Query) (presen
 	for _, q := range queries {
 		targets += len(q.Keys) + len(q.Mids)
 	}
-	commands := make([]redisconn.Command, 0, targets+2)
+	keys := calls{name: "MGET"}
+	users := make([]redisconn.Command, 0, targets+2)
 	args := make([]any, 0, targets) // one backing array for the arguments of all
-	ask := func(name, key string) {
-		args = append(args, key)
-		commands = append(commands, redisconn.Command{Name: name, Args: args[len(args)-1:]})
-	}
 	for _, q := range queries {
 		for _, key := range q.Keys {
 			if key != "" {
-				ask("GET", keyKey(key))
+				keys.add(keyKey(key))
 			}
 		}
 		for _, mid := range q.Mids {
 			if mid > 0 {
-				ask("HGETALL", userKey(mid))
+				args = append(args, userKey(mid))
+				users = append(users, redisconn.Command{Name: "HGETALL", Args: args[len(args)-1:]})
 			}
 		}
 	}
-	asked := len(commands)
+	commands := keys.commands(users)
+	// The nodes are read last: see the doc of the package.
 	replies, err := r.run(ctx, append(commands, nodeCommands()...))
 	if err != nil {
 		return presence.Located{}, err
 	}
-	nodes, nowMS, err := r.liveNodes(replies[asked:])
+	values, err := keys.values(replies[len(users):len(commands)])
 	if err != nil {
 		return presence.Located{}, err
 	}
-	reader := reader{replies: replies[:asked], nodes: nodes, index: byName(nodes), nowMS: nowMS}
+	nodes, nowMS, err := r.liveNodes(replies[len(commands):])
+	if err != nil {
+		return presence.Located{}, err
+	}
+	reader := reader{keys: values, users: replies[:len(users)], nodes: nodes, index: byName(nodes), nowMS: nowMS}
 	reader.found = make([]presence.Location, 0, targets)
 	ends := make([]int, len(queries))
 	for i, q := range queries {
@@ -69,11 +72,12 @@ func (r *Registry) locate(ctx context.Context, queries []presence.Query) (presen
 
 // reader turns replies into locations.
 type reader struct {
-	replies []any // those not read yet
-	nodes   []presence.NodeInfo
-	index   map[string]int // of nodes, by name
-	nowMS   uint64
-	found   []presence.Location
+	keys  [][]byte // values of keys that are not read yet; nil = none
+	users []any    // replies of users that are not read yet
+	nodes []presence.NodeInfo
+	index map[string]int // of nodes, by name
+	nowMS uint64
+	found []presence.Location
 }
 
 // read appends the locations of a query to found.
@@ -82,21 +86,17 @@ func (r *reader) read(q presence.Query) error {
 		if key == "" {
 			continue
 		}
-		switch value := r.next().(type) {
-		case nil:
-		case []byte:
-			if at, ok := parseKeyValue(value); ok {
-				r.add(at, i)
-			}
-		default:
-			return errReply
+		if at, ok := parseKeyValue(r.keys[0]); ok {
+			r.add(at, i)
 		}
+		r.keys = r.keys[1:]
 	}
 	for i, mid := range q.Mids {
 		if mid <= 0 {
 			continue
 		}
-		fields, ok := r.next().([]any)
+		fields, ok := r.users[0].([]any)
+		r.users = r.users[1:]
 		if !ok || len(fields)%2 != 0 {
 			return errReply
 		}
@@ -115,12 +115,6 @@ func (r *reader) read(q presence.Query) error {
 		}
 	}
 	return nil
-}
-
-func (r *reader) next() any {
-	reply := r.replies[0]
-	r.replies = r.replies[1:]
-	return reply
 }
 
 // add keeps a location if its node lives, in the incarnation it names.
