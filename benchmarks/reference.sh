@@ -2,7 +2,8 @@
 # Runs the reference measurements, one after the other, and writes their raw
 # reports into benchmarks/results/. Nothing else may run on the machine. It
 # takes about half an hour; "benchmarks/reference.sh NAME..." runs some of them,
-# "-l" lists them. Those named goim-* measure goim, eight minutes; they are left
+# "-l" lists them. "-attempts N" is for hours in which the machine is slow now and
+# then (see "Attempts" in README.md), and takes up to N times as long. Those named goim-* measure goim, eight minutes; they are left
 # out unless GOIM_BIN names the folder of its programs (see goim.sh).
 set -euo pipefail
 export LC_ALL=C
@@ -49,6 +50,10 @@ if [[ ${1:-} == -l ]]; then
   runs
   exit
 fi
+attempts=1
+if [[ ${1:-} == -attempts ]]; then
+  attempts=${2:?} && shift 2
+fi
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
 CGO_ENABLED=0 go build -o "$bin/" ./cmd/...
@@ -61,5 +66,5 @@ while IFS='|' read -r name options scenario; do
   fi
   echo "== $name"
   # shellcheck disable=SC2086 # lists of words
-  "${start[@]}" -bin "$bin" $options $scenario -quiet -o "$results/$name.json" </dev/null
+  "${start[@]}" -bin "$bin" $options $scenario -attempts "$attempts" -quiet -o "$results/$name.json" </dev/null
 done < <(runs)

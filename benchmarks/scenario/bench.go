@@ -22,11 +22,13 @@ type bench struct {
 	report     *Report
 	procs      []process
 	line       *progress
-	stallWatch *stallWatch // nil: stalls are not watched
+	stallWatch *stallWatch           // nil: stalls are not watched
+	slow       func(*SystemUse) bool // the machine was too slow for a step to count
 }
 
 func newBench(opt options, name string, args []string, stderr io.Writer, child load.Command) (*bench, error) {
 	b := &bench{opt: opt, clock: load.NewClock(), child: child, transport: opt.transports()[0]}
+	b.slow = b.opt.slowMachine
 	for _, p := range opt.pids {
 		pid, err := strconv.Atoi(p[1])
 		if err != nil {

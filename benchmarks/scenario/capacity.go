@@ -47,11 +47,9 @@ func runCapacity(ctx context.Context, b *bench) error {
 
 	var best *Step
 	try := func(rate float64) (bool, error) {
-		if err := b.reopen(ctx, f); err != nil {
-			return false, err
-		}
 		src.rate = rate
-		plan := stepPlan{name: fmt.Sprintf("%g messages/s", rate), repeat: 1, asked: rate, procs: b.procs}
+		plan := stepPlan{name: fmt.Sprintf("%g messages/s", rate), repeat: 1, asked: rate, procs: b.procs,
+			before: func(ctx context.Context) error { return b.reopen(ctx, f) }}
 		st, err := b.step(ctx, f, plan, b.publishWork(f, []source{src}))
 		if err != nil {
 			return false, err

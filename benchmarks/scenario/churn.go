@@ -37,7 +37,8 @@ func runChurn(ctx context.Context, b *bench) error {
 	for repeat := range o.repeat {
 		for _, rate := range o.rates {
 			sources := []source{{pub: pub, others: []int{1}, rate: rate}}
-			plan := stepPlan{name: fmt.Sprintf("calm, %g messages/s", rate), repeat: repeat + 1, asked: rate, procs: b.procs, count: []int{0}}
+			plan := stepPlan{name: fmt.Sprintf("calm, %g messages/s", rate), repeat: repeat + 1, asked: rate, procs: b.procs, count: []int{0},
+				before: func(ctx context.Context) error { return b.reopen(ctx, f) }}
 			calm, err := b.step(ctx, f, plan, b.publishWork(f, sources))
 			if err != nil {
 				return err
@@ -56,9 +57,6 @@ func runChurn(ctx context.Context, b *bench) error {
 			}
 			name := fmt.Sprintf("%g messages/s: p99 of who stays, with churn / calm", rate)
 			ratios[name] = append(ratios[name], st.Classes[0].Latency.P99/before)
-			if err := b.reopen(ctx, f); err != nil {
-				return err
-			}
 		}
 	}
 	b.report.Results = medians(ratios)

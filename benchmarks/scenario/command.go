@@ -113,6 +113,9 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, child
 	b.closeStallWatch()
 	b.report.TookSeconds = round(time.Since(began).Seconds(), 3)
 	b.report.summarize()
+	if n := len(b.report.Disturbed) + len(b.report.DisturbedConnects); n > 0 {
+		b.note("%d attempts were run again because processors were slow for more than %g of the time; they are in the report, nothing is computed from them", n, opt.maxSlow)
+	}
 	if err != nil {
 		b.note("the run failed: %s", err)
 	}

@@ -48,7 +48,7 @@ func (b *bench) idleStep(ctx context.Context, f *fleet, repeat int, before map[s
 	o := &b.opt
 	conns := float64(o.conns)
 	began := &b.report.Connects[len(b.report.Connects)-1]
-	plan := stepPlan{name: "idle", repeat: repeat, procs: b.procs}
+	plan := stepPlan{name: "idle", repeat: repeat, procs: b.procs, once: true}
 	st, err := b.step(ctx, f, plan, func(ctx context.Context, _ int64, _ *atomic.Uint64) (published, error) {
 		timer := time.NewTimer(o.duration)
 		defer timer.Stop()

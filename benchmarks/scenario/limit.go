@@ -59,12 +59,16 @@ func (b *bench) limitSteps(ctx context.Context, rates []float64, repeat int) (er
 		plan := stepPlan{name: b.stepName("bare loop, %g rounds/s", rate), repeat: repeat, asked: rate, procs: procs}
 		st, err := b.step(ctx, f, plan, func(ctx context.Context, beginNS int64, sent *atomic.Uint64) (published, error) {
 			run.BeginNS, run.UntilNS = beginNS, beginNS+int64(b.opt.duration)
-			return b.writeRounds(ctx, child, run, sent)
+			p, err := b.writeRounds(ctx, child, run, sent)
+			if err == nil {
+				run.FirstSeq += uint32(p.limit.Rounds)
+			}
+			return p, err
 		})
 		if err != nil {
 			return err
 		}
-		next = run.FirstSeq + uint32(st.Limit.Rounds)
+		next = run.FirstSeq
 		if st.Limit.Broken > 0 {
 			return fmt.Errorf("bench: %d writes of the bare loop failed", st.Limit.Broken)
 		}

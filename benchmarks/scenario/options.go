@@ -32,6 +32,8 @@ type options struct {
 	duration   time.Duration
 	settle     time.Duration
 	calm       time.Duration
+	attempts   int
+	maxSlow    float64
 	publishers int
 	body       int
 	repeat     int
@@ -117,7 +119,7 @@ func common() options {
 	return options{
 		path: "/sub", transport: "tcp", conns: 10_000, procs: 1, loops: 1, sources: 8, timed: 200,
 		drain: 200 * time.Millisecond, heartbeat: 4 * time.Minute, authTimeout: 30 * time.Second, inFlight: 256,
-		rates: floats{10}, duration: 10 * time.Second, settle: 3 * time.Second, calm: 10 * time.Second, publishers: 16, body: 12, repeat: 1,
+		rates: floats{10}, duration: 10 * time.Second, settle: 3 * time.Second, calm: 10 * time.Second, attempts: 1, maxSlow: 0.02, publishers: 16, body: 12, repeat: 1,
 		rooms: 100, members: 100, batch: 1, route: "goim", results: true, churn: 500, smallRate: 100, churners: 2000, of: "room", slow: 1, slowBuffer: 4096, target: 120 * time.Millisecond,
 		writers: 2, firstMid: 1, timeout: 30 * time.Minute,
 	}
@@ -144,6 +146,8 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.DurationVar(&o.duration, "duration", o.duration, "time of one step")
 	fs.DurationVar(&o.settle, "settle", o.settle, "how long nothing may arrive before what is missing counts as lost")
 	fs.DurationVar(&o.calm, "calm", o.calm, "how long to wait before each step until the servers use less than a quarter of a core")
+	fs.IntVar(&o.attempts, "attempts", o.attempts, "how often a step is run at most where processors of the machine were slow for more than -max-slow; the report keeps every attempt (not slow, idle)")
+	fs.Float64Var(&o.maxSlow, "max-slow", o.maxSlow, "share of the time; see -attempts and speed in the report")
 	fs.IntVar(&o.publishers, "publishers", o.publishers, "connections to the push API; each sends one push after the other")
 	fs.IntVar(&o.body, "body", o.body, "bytes of a body; 12 or more; a header of 16 goes before it")
 	fs.IntVar(&o.repeat, "repeat", o.repeat, "how often all steps are run; the summary has the medians")
@@ -192,6 +196,7 @@ func (o *options) problems(s *scenario) []string {
 	least("inflight", o.inFlight, 1)
 	least("publishers", o.publishers, 1)
 	least("repeat", o.repeat, 1)
+	least("attempts", o.attempts, 1)
 	least("rooms", o.rooms, 1)
 	least("members", o.members, 1)
 	least("batch", o.batch, 1)
@@ -207,6 +212,9 @@ func (o *options) problems(s *scenario) []string {
 		if d <= 0 {
 			bad("-%s %s: allowed is more than 0s", name, d)
 		}
+	}
+	if o.maxSlow < 0 || o.maxSlow > 1 {
+		bad("-max-slow %g: allowed is 0 to 1", o.maxSlow)
 	}
 	if o.of != "room" && o.of != "unicast" {
 		bad("-of %q: allowed is room or unicast", o.of)

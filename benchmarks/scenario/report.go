@@ -23,6 +23,10 @@ type Report struct {
 	Settings    map[string]string `json:"settings"`
 	Connects    []Connect         `json:"connects,omitempty"`
 	Steps       []Step            `json:"steps"`
+	// Disturbed are the attempts that were run again because the machine was
+	// slow (-attempts); nothing is computed from them.
+	Disturbed         []Step    `json:"disturbed_steps,omitempty"`
+	DisturbedConnects []Connect `json:"disturbed_connects,omitempty"`
 	// Results are what the scenario computed from its steps: ratios, answers of
 	// searches. Medians are those over repeated steps.
 	Results map[string]float64 `json:"results,omitempty"`

@@ -65,7 +65,7 @@ func (b *bench) slowStep(ctx context.Context, rate float64, repeat, slow int) (_
 		return p99s{}, err
 	}
 	defer func() { _ = f.Close() }()
-	st, err := b.step(ctx, f, stepPlan{name: name, repeat: repeat, asked: rate, procs: b.procs, count: []int{0}}, b.publishWork(f, []source{src}))
+	st, err := b.step(ctx, f, stepPlan{name: name, repeat: repeat, asked: rate, procs: b.procs, count: []int{0}, once: true}, b.publishWork(f, []source{src}))
 	if err != nil || slow == 0 {
 		return st.p99s(), err
 	}
