@@ -26,7 +26,7 @@ transports||room -transport tcp,ws -rate 10,1000,4000 -publishers 256 -repeat 3 
 room-capacity||capacity -rate 1000 -target 500ms -publishers 256 -duration 6s
 idle-tcp|-warm 0|idle -conns 19000 -heartbeat 60s -duration 60s
 idle-websocket|-warm 0|idle -conns 19000 -transport ws -heartbeat 60s -duration 60s
-connect||connect -inflight 2500 -repeat 7
+connect||connect -limit -inflight 2500 -repeat 7
 unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 6s
 unicast-kafka3|-kafka 3|unicast -rate 200,1000,4000,0 -repeat 3 -duration 5s
 unicast-batch||unicast -rate 620,0 -route v1 -batch 250 -publishers 40 -repeat 3 -duration 6s

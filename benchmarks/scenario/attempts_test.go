@@ -53,8 +53,8 @@ func TestAttempts(t *testing.T) {
 	})
 	t.Run("connect", func(t *testing.T) {
 		t.Parallel()
-		r := slowAtFirst(t, "connect", 3, "-repeat", "2")
-		if len(r.Connects) != 2 || len(r.DisturbedConnects) != 4 || r.Results["connections/s"] <= 0 {
+		r := slowAtFirst(t, "connect", 3, "-repeat", "2", "-limit")
+		if len(r.Connects) != 4 || len(r.DisturbedConnects) != 8 || r.Results["connections/s"] <= 0 {
 			t.Errorf("%d connects, %d disturbed, %v", len(r.Connects), len(r.DisturbedConnects), r.Results)
 		}
 	})

@@ -26,37 +26,56 @@ func limitScenario() scenario {
 	}
 }
 
-// limitSteps runs the bare write loop in a child, at each rate of rounds.
-func (b *bench) limitSteps(ctx context.Context, rates []float64, repeat int) (err error) {
+// bareLoop is the bare write loop in a child, and clients that are connected to it.
+type bareLoop struct {
+	*fleet
+	child *load.Process
+	procs []process
+}
+
+func (b *bench) openBare(ctx context.Context) (*bareLoop, error) {
 	o := &b.opt
 	child, err := load.Start(b.child)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, child.Close()) }()
+	l := &bareLoop{child: child}
 	bare, err := newProcess("bare", child.PID)
-	if err != nil {
-		return err
-	}
 	var addr string
-	if err := child.Call(ctx, "Listen", load.BareConfig{Conns: o.conns, Writers: o.writers, WebSocket: b.transport == "ws", Address: b.clientsAt()}, &addr); err != nil {
-		return err
+	if err == nil {
+		l.procs = []process{bare}
+		err = child.Call(ctx, "Listen", load.BareConfig{Conns: o.conns, Writers: o.writers, WebSocket: b.transport == "ws", Address: b.clientsAt()}, &addr)
 	}
-	cfg := b.config([]load.Class{{Name: "room", Conns: o.conns, Timed: o.timed}}, 1)
-	cfg.Servers = []string{addr}
-	procs := []process{bare}
-	f, err := b.connect(ctx, "connect to the bare loop", cfg, procs)
+	if err == nil {
+		cfg := b.config([]load.Class{{Name: "room", Conns: o.conns, Timed: o.timed}}, 1)
+		cfg.Servers = []string{addr}
+		l.fleet, err = b.connect(ctx, "connect to the bare loop", cfg, l.procs)
+	}
+	if err != nil {
+		return nil, errors.Join(err, child.Close())
+	}
+	return l, nil
+}
+
+// Close closes the clients and ends the child.
+func (l *bareLoop) Close() error { return errors.Join(l.fleet.Close(), l.child.Close()) }
+
+// limitSteps runs the bare write loop at each rate of rounds.
+func (b *bench) limitSteps(ctx context.Context, rates []float64, repeat int) (err error) {
+	o := &b.opt
+	bare, err := b.openBare(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
+	defer func() { err = errors.Join(err, bare.Close()) }()
+	f, child := bare.fleet, bare.child
 	next := uint32(0)
 	for _, rate := range rates {
 		run := load.BareRun{PerSecond: rate, FirstSeq: next, BodyBytes: o.body}
 		if run.Rounds, err = b.rounds(ctx, f, child, &run, rate); err != nil {
 			return err
 		}
-		plan := stepPlan{name: b.stepName("bare loop, %g rounds/s", rate), repeat: repeat, asked: rate, procs: procs}
+		plan := stepPlan{name: b.stepName("bare loop, %g rounds/s", rate), repeat: repeat, asked: rate, procs: bare.procs}
 		st, err := b.step(ctx, f, plan, func(ctx context.Context, beginNS int64, sent *atomic.Uint64) (published, error) {
 			run.BeginNS, run.UntilNS = beginNS, beginNS+int64(b.opt.duration)
 			p, err := b.writeRounds(ctx, child, run, sent)

@@ -167,7 +167,7 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.IntVar(&o.slowBuffer, "slow-buffer", o.slowBuffer, "receive buffer of slow clients in bytes; 0 = the system's (slow)")
 	fs.DurationVar(&o.target, "target", o.target, "p99 that the search keeps to (capacity)")
 	fs.IntVar(&o.writers, "writers", o.writers, "threads of the bare write loop")
-	fs.BoolVar(&o.limit, "limit", o.limit, "run the bare write loop before each repeat, at the same rates (room)")
+	fs.BoolVar(&o.limit, "limit", o.limit, "run the bare write loop before each repeat: at the same rates (room), or only connect to it (connect)")
 	fs.Int64Var(&o.firstMid, "first-mid", o.firstMid, "user id of the first connection; the others follow; 0 = no user ids")
 	fs.Var(&o.pids, "pid", "`NAME=PID` of a server process to measure; may be repeated")
 	fs.Var(&o.admins, "admin", "`NAME=ADDR` of an admin listener whose metrics are put into the report; may be repeated")

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -183,8 +184,17 @@ func TestRatios(t *testing.T) {
 func TestConnect(t *testing.T) {
 	t.Parallel()
 	r, code := run(t, newGoim(t), "connect", "-repeat", "2")
-	if code != 0 || len(r.Connects) != 2 || r.Connects[1].Auth.Count != 40 || r.Results["connections/s"] <= 0 {
+	if code != 0 || len(r.Connects) != 2 || r.Connects[1].Auth.Count != 40 || r.Results["connections/s"] <= 0 || len(r.Results) != 1 {
 		t.Errorf("code %d, %+v", code, r)
+	}
+	// Beside the bare loop of each repeat.
+	r, code = run(t, newGoim(t), "connect", "-repeat", "2", "-limit")
+	if code != 0 || len(r.Connects) != 4 || r.Connects[2].Name != "connect to the bare loop" || r.Connects[2].Processes[0].Name != "bare" {
+		t.Fatalf("code %d, %+v", code, r)
+	}
+	all := []float64{r.Connects[1].PerSecond / r.Connects[0].PerSecond, r.Connects[3].PerSecond / r.Connects[2].PerSecond}
+	if got, want := r.Results["connections/s / bare"], (all[0]+all[1])/2; math.Abs(got-want) > 0.001 || r.Results["bare loop: connections/s"] <= 0 {
+		t.Errorf("%v, want a ratio of %g", r.Results, want)
 	}
 }
 
