@@ -36,12 +36,8 @@ func (b *Bucket) answered(s *Session) {
 
 // askLoop is a worker for the questions of sessions.
 func (g *Gateway) askLoop() {
-	for {
-		asks := g.asks.take(g.life, 1)
-		if asks == nil {
-			return
-		}
-		a := asks[0]
+	g.asks.serve(g.life, func(asks []ask) {
+		a := asks[0] // a batch is one
 		ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
 		answer := a.run(ctx)
 		cancel()
@@ -49,7 +45,7 @@ func (g *Gateway) askLoop() {
 			answer(b, s)
 			b.answered(s)
 		})
-	}
+	})
 }
 
 // postSession runs fn on the loop of a session, if the session is still there.
@@ -70,11 +66,7 @@ const maxPublishBytes = 4 << 20
 // publishLoop hands messages of sessions to logic, those that came together in
 // one call.
 func (g *Gateway) publishLoop() {
-	for {
-		items := g.publishes.take(g.life, g.cfg.ConnectBatch)
-		if items == nil {
-			return
-		}
+	g.publishes.serve(g.life, func(items []PublishItem) {
 		for len(items) > 0 {
 			n, bytes := 0, 0
 			for n < len(items) && (n == 0 || bytes+len(items[n].Payload) <= maxPublishBytes) {
@@ -84,7 +76,7 @@ func (g *Gateway) publishLoop() {
 			g.publish(items[:n])
 			items = items[n:]
 		}
-	}
+	})
 }
 
 func (g *Gateway) publish(items []PublishItem) {
@@ -115,38 +107,34 @@ func (g *Gateway) publish(items []PublishItem) {
 
 // ackLoop hands acks to logic. One that is lost costs a message that is
 // delivered again, so a call that failed is not repeated.
-func (g *Gateway) ackLoop() {
-	for {
-		items := g.acks.take(g.life, g.cfg.ConnectBatch)
-		if items == nil {
-			return
+func (g *Gateway) ackLoop() { g.acks.serve(g.life, g.ack) }
+
+func (g *Gateway) ack(items []AckItem) {
+	ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
+	results, err := g.logic.Ack(ctx, g.node, items)
+	cancel()
+	if err == nil && len(results) != len(items) {
+		err = errors.New("another number of results than of acks")
+	}
+	if err != nil {
+		g.askFailed("ack", err)
+	}
+	for i := range items {
+		if !items[i].wanted {
+			g.postSession(items[i].Session, (*Bucket).ackEnded)
+			continue
 		}
-		ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
-		results, err := g.logic.Ack(ctx, g.node, items)
-		cancel()
-		if err == nil && len(results) != len(items) {
-			err = errors.New("another number of results than of acks")
+		var result Acked
+		if err == nil {
+			result = results[i]
+		} else {
+			no := refusalOf(err)
+			result = Acked{Code: no.Code, Reason: no.Reason}
 		}
-		if err != nil {
-			g.askFailed("ack", err)
-		}
-		for i := range items {
-			if !items[i].wanted {
-				g.postSession(items[i].Session, (*Bucket).ackEnded)
-				continue
-			}
-			var result Acked
-			if err == nil {
-				result = results[i]
-			} else {
-				no := refusalOf(err)
-				result = Acked{Code: no.Code, Reason: no.Reason}
-			}
-			seq := items[i].answer
-			g.postSession(items[i].Session, func(b *Bucket, s *Session) {
-				b.acked(s, seq, result)
-				b.ackEnded(s)
-			})
-		}
+		seq := items[i].answer
+		g.postSession(items[i].Session, func(b *Bucket, s *Session) {
+			b.acked(s, seq, result)
+			b.ackEnded(s)
+		})
 	}
 }

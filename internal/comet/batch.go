@@ -3,25 +3,34 @@ package comet
 import (
 	"context"
 	"sync"
+	"time"
 )
 
-// batchQueue hands what came together to one of a few workers: an item that
-// comes alone goes at once, under load a call carries up to max items. It
-// adds no delay and keeps no goroutine per item.
+// batchQueue hands what came together to a few workers. An item goes at once
+// while no worker is busy. While one is, an item waits until the workers are
+// back, a batch is full, or it is patience old: a call costs logic and Redis
+// much the same whatever it carries, so few full calls drain a storm faster
+// than many small ones, and a call that hangs holds nobody up for longer than
+// that. It keeps no goroutine per item.
 //
 // # Concurrency
 //
-// add is safe for concurrent use and never blocks.
+// add is safe for concurrent use and never blocks. Each worker is one serve.
 type batchQueue[T any] struct {
+	limit    int // items that wait
+	full     int // items of a batch
+	patience time.Duration
+
 	mu     sync.Mutex
 	items  []T
-	limit  int
+	since  time.Time // since when the first of items, or one before it, waits
+	busy   int       // workers
 	closed bool
-	notify chan struct{} // holds a token while items wait
+	notify chan struct{} // holds a token when a worker may have something to do
 }
 
-func newBatchQueue[T any](limit int) *batchQueue[T] {
-	return &batchQueue[T]{limit: limit, notify: make(chan struct{}, 1)}
+func newBatchQueue[T any](limit, full int, patience time.Duration) *batchQueue[T] {
+	return &batchQueue[T]{limit: limit, full: full, patience: patience, notify: make(chan struct{}, 1)}
 }
 
 // add reports whether the item was taken.
@@ -32,7 +41,13 @@ func (q *batchQueue[T]) add(v T) bool {
 		return false
 	}
 	q.items = append(q.items, v)
-	q.signal()
+	if len(q.items) == 1 {
+		q.since = time.Now()
+	}
+	// Of the others one worker knows already, and has set its timer.
+	if q.busy == 0 || len(q.items) == 1 || len(q.items)%q.full == 0 {
+		q.signal()
+	}
 	return true
 }
 
@@ -43,23 +58,41 @@ func (q *batchQueue[T]) signal() {
 	}
 }
 
-// take blocks until items wait and returns up to max, oldest first; nil when
-// ctx has ended and nothing waits.
-func (q *batchQueue[T]) take(ctx context.Context, max int) []T {
+// serve calls work with batches, oldest first, until ctx has ended and nothing
+// waits.
+func (q *batchQueue[T]) serve(ctx context.Context, work func(batch []T)) {
 	for {
+		batch := q.take(ctx)
+		if batch == nil {
+			return
+		}
+		work(batch)
 		q.mu.Lock()
-		if n := min(len(q.items), max); n > 0 {
-			batch := append([]T(nil), q.items[:n]...)
-			rest := copy(q.items, q.items[n:])
-			clear(q.items[rest:])
-			q.items = q.items[:rest]
-			if rest > 0 {
-				q.signal()
-			}
-			q.mu.Unlock()
-			return batch
+		if q.busy--; q.busy == 0 && len(q.items) > 0 {
+			q.signal()
 		}
 		q.mu.Unlock()
+	}
+}
+
+// take waits for a batch and counts the worker as busy; nil when ctx has ended
+// and nothing waits.
+func (q *batchQueue[T]) take(ctx context.Context) []T {
+	for {
+		batch, wait := q.next(ctx.Err() != nil)
+		if batch != nil {
+			return batch
+		}
+		if wait > 0 {
+			timer := time.NewTimer(wait)
+			select {
+			case <-q.notify:
+			case <-timer.C:
+			case <-ctx.Done():
+			}
+			timer.Stop()
+			continue
+		}
 		select {
 		case <-q.notify:
 		case <-ctx.Done():
@@ -68,6 +101,31 @@ func (q *batchQueue[T]) take(ctx context.Context, max int) []T {
 			}
 		}
 	}
+}
+
+// next is a batch, or how long the items have to wait for more; 0 = there are
+// none. At the end of the comet none waits.
+func (q *batchQueue[T]) next(ending bool) (batch []T, wait time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := min(len(q.items), q.full)
+	if n == 0 {
+		return nil, 0
+	}
+	if q.busy > 0 && n < q.full && !ending {
+		if wait = q.patience - time.Since(q.since); wait > 0 {
+			return nil, wait
+		}
+	}
+	batch, q.items = q.items[:n:n], q.items[n:]
+	q.busy++
+	if len(q.items) > 0 {
+		q.since = time.Now()
+		q.signal()
+	} else {
+		q.items = nil
+	}
+	return batch, 0
 }
 
 func (q *batchQueue[T]) len() int {

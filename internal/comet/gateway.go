@@ -100,11 +100,11 @@ func New(cfg Config, node Node, info NodeInfo, maxSessions int, deps Deps) (*Gat
 	}
 	g := &Gateway{
 		cfg: cfg, windows: windows, node: node, info: info, logic: deps.Logic, log: deps.Log, clock: deps.Clock,
-		connects:    newBatchQueue[ConnectItem](cfg.ConnectQueue),
-		disconnects: newBatchQueue[SessionRef](maxSlots),
-		asks:        newBatchQueue[ask](cfg.UpstreamQueue),
-		publishes:   newBatchQueue[PublishItem](cfg.UpstreamQueue),
-		acks:        newBatchQueue[AckItem](cfg.UpstreamQueue),
+		connects:    newBatchQueue[ConnectItem](cfg.ConnectQueue, cfg.ConnectBatch, connectPatience),
+		disconnects: newBatchQueue[SessionRef](maxSlots, cfg.ConnectBatch, connectPatience),
+		asks:        newBatchQueue[ask](cfg.UpstreamQueue, 1, 0),
+		publishes:   newBatchQueue[PublishItem](cfg.UpstreamQueue, cfg.ConnectBatch, 0),
+		acks:        newBatchQueue[AckItem](cfg.UpstreamQueue, cfg.ConnectBatch, 0),
 		broadcasts:  newBroadcasts(),
 		guard:       guard{lanes: map[Lane]*laneGuard{}},
 		ips:         map[netip.Addr]int{},
