@@ -138,6 +138,10 @@ var templates = []string{pathBroadcast, pathMembers, pathRoomsOf, pathUnread, pa
 
 // match tells whether a path is of a template, and what its names stand for.
 func match(template, path string) (names []string, ok bool) {
+	// Every request asks for all templates; most are of none.
+	if fixed, _, _ := strings.Cut(template, "{"); !strings.HasPrefix(path, fixed) {
+		return nil, false
+	}
 	t, p := strings.Split(template, "/"), strings.Split(path, "/")
 	if len(t) != len(p) {
 		return nil, false
