@@ -2,9 +2,10 @@
 # Runs the reference measurements, one after the other, and writes their raw
 # reports into benchmarks/results/. Nothing else may run on the machine. It
 # takes about half an hour; "benchmarks/reference.sh NAME..." runs some of them,
-# "-l" lists them. "-attempts N" is for hours in which the machine is slow now and
-# then (see "Attempts" in README.md), and takes up to N times as long. Those named goim-* measure goim, eight minutes; they are left
-# out unless GOIM_BIN names the folder of its programs (see goim.sh).
+# "-l" lists them. "-attempts N" is for hours in which the machine is slow now
+# and then (see "Attempts" in README.md), and takes up to N times as long. Those
+# named goim-* measure goim, eight minutes; they are left out unless GOIM_BIN
+# names the folder of its programs (see goim.sh).
 set -euo pipefail
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -66,5 +67,5 @@ while IFS='|' read -r name options scenario; do
   fi
   echo "== $name"
   # shellcheck disable=SC2086 # lists of words
-  "${start[@]}" -bin "$bin" $options $scenario -attempts "$attempts" -quiet -o "$results/$name.json" </dev/null
+  "${start[@]}" -bin "$bin" $options $scenario -attempts "$attempts" -timeout "$((30 * attempts))m" -quiet -o "$results/$name.json" </dev/null
 done < <(runs)

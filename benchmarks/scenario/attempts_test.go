@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// slowAtFirst runs a scenario on a machine that is too slow for the first
-// attempts of everything that is measured.
-func slowAtFirst(t *testing.T, name string, attempts int, flags ...string) *Report {
+// slowAtFirst runs a scenario, three attempts at most, on a machine that is too
+// slow for all but each good-th attempt.
+func slowAtFirst(t *testing.T, name string, good int, flags ...string) *Report {
 	t.Helper()
 	i := slices.IndexFunc(scenarios(), func(s scenario) bool { return s.name == name })
 	s, opt := scenarios()[i], common()
@@ -19,12 +19,11 @@ func slowAtFirst(t *testing.T, name string, attempts int, flags ...string) *Repo
 		t.Fatal(err)
 	}
 	var errs bytes.Buffer
-	b, err := newBench(opt, name, nil, &errs, testChild)
+	asked := 0
+	b, err := newBench(opt, name, nil, &errs, testChild, func(*SystemUse) bool { asked++; return asked%good > 0 })
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked := 0
-	b.slow = func(*SystemUse) bool { asked++; return asked%attempts > 0 }
 	if err := s.run(t.Context(), b); err != nil {
 		t.Fatal(err, errs.String())
 	}

@@ -23,12 +23,11 @@ type bench struct {
 	procs      []process
 	line       *progress
 	stallWatch *stallWatch           // nil: stalls are not watched
-	slow       func(*SystemUse) bool // the machine was too slow for a step to count
+	tooSlow    func(*SystemUse) bool // says that the machine was, for a step to count
 }
 
-func newBench(opt options, name string, args []string, stderr io.Writer, child load.Command) (*bench, error) {
-	b := &bench{opt: opt, clock: load.NewClock(), child: child, transport: opt.transports()[0]}
-	b.slow = b.opt.slowMachine
+func newBench(opt options, name string, args []string, stderr io.Writer, child load.Command, tooSlow func(*SystemUse) bool) (*bench, error) {
+	b := &bench{opt: opt, clock: load.NewClock(), child: child, transport: opt.transports()[0], tooSlow: tooSlow}
 	for _, p := range opt.pids {
 		pid, err := strconv.Atoi(p[1])
 		if err != nil {
@@ -91,8 +90,8 @@ func (b *bench) config(classes []load.Class, streams int) load.Config {
 	}
 }
 
-// maxAttempts of a connection to get ready.
-const maxAttempts = 4
+// connectTries of a connection to get ready.
+const connectTries = 4
 
 // connect opens all connections of a fleet, and closes it if it cannot.
 func (b *bench) connect(ctx context.Context, name string, cfg load.Config, procs []process) (*fleet, error) {
@@ -123,7 +122,7 @@ func (b *bench) open(ctx context.Context, name string, f *fleet, procs []process
 	defer meter.stop()
 	beganNS := b.clock.Now()
 	var s load.Stats
-	for attempt := range maxAttempts {
+	for attempt := range connectTries {
 		if err := f.Open(ctx, load.Ramp{InFlight: b.opt.inFlight, PerSecond: b.opt.connectRate}); err != nil {
 			return err
 		}
@@ -134,7 +133,7 @@ func (b *bench) open(ctx context.Context, name string, f *fleet, procs []process
 		if err != nil {
 			return fmt.Errorf("bench: %d of %d connections: %w", ready(&s), total, err)
 		}
-		if ready(&s) == total || attempt == maxAttempts-1 {
+		if ready(&s) == total || attempt == connectTries-1 {
 			break
 		}
 	}

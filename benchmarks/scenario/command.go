@@ -94,7 +94,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, child
 	if fs.NArg() > 0 {
 		problems = append(problems, fmt.Sprintf("unexpected argument %q", fs.Arg(0)))
 	}
-	b, err := newBench(opt, s.name, args, stderr, child)
+	b, err := newBench(opt, s.name, args, stderr, child, opt.slowMachine)
 	if err != nil {
 		problems = append(problems, err.Error())
 	}

@@ -36,7 +36,7 @@ func runConnect(ctx context.Context, b *bench) error {
 			return err
 		}
 		rates = append(rates, rate)
-		if bare > 0 {
+		if o.limit {
 			ratios = append(ratios, rate/bare)
 		}
 	}

@@ -18,6 +18,9 @@ func (b *bench) startStallWatch(ctx context.Context) {
 	w, err := b.newStallWatch(ctx)
 	if err != nil {
 		b.note("whether the machine stood still is not known: %s", err)
+		if b.opt.attempts > 1 {
+			b.note("-attempts %d: whether the machine was slow is not known, so nothing was run again", b.opt.attempts)
+		}
 		return
 	}
 	b.stallWatch = w

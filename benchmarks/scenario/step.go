@@ -133,7 +133,7 @@ func (b *bench) step(ctx context.Context, f *fleet, plan stepPlan, do work) (*St
 // it may be tried again. It does not look at what was measured.
 func (b *bench) again(name string, use *SystemUse, attempt int) bool {
 	switch {
-	case b.opt.attempts == 1 || !b.slow(use):
+	case b.opt.attempts == 1 || !b.tooSlow(use):
 		return false
 	case attempt < b.opt.attempts:
 		return true

@@ -7,11 +7,12 @@ import (
 )
 
 // batchQueue hands what came together to a few workers. An item goes at once
-// while no worker is busy. While one is, an item waits until the workers are
-// back, a batch is full, or it is patience old: a call costs logic and Redis
-// much the same whatever it carries, so few full calls drain a storm faster
-// than many small ones, and a call that hangs holds nobody up for longer than
-// that. It keeps no goroutine per item.
+// while no worker is busy. While one is, an item waits until all are back, a
+// batch is full, or it has waited for patience since it came or since the batch
+// before it went: a call costs logic and Redis much the same whatever it
+// carries, so few full calls drain a storm faster than many small ones, and
+// while a worker is idle a call that hangs holds nobody up for longer. It keeps
+// no goroutine per item.
 //
 // # Concurrency
 //
@@ -23,7 +24,7 @@ type batchQueue[T any] struct {
 
 	mu     sync.Mutex
 	items  []T
-	since  time.Time // since when the first of items, or one before it, waits
+	since  time.Time // when the first of items came, or the batch before it went
 	busy   int       // workers
 	closed bool
 	notify chan struct{} // holds a token when a worker may have something to do
@@ -44,8 +45,8 @@ func (q *batchQueue[T]) add(v T) bool {
 	if len(q.items) == 1 {
 		q.since = time.Now()
 	}
-	// Of the others one worker knows already, and has set its timer.
-	if q.busy == 0 || len(q.items) == 1 || len(q.items)%q.full == 0 {
+	// Of the others a worker knows already, and has set its timer.
+	if len(q.items) == 1 || len(q.items)%q.full == 0 {
 		q.signal()
 	}
 	return true
@@ -68,9 +69,7 @@ func (q *batchQueue[T]) serve(ctx context.Context, work func(batch []T)) {
 		}
 		work(batch)
 		q.mu.Lock()
-		if q.busy--; q.busy == 0 && len(q.items) > 0 {
-			q.signal()
-		}
+		q.busy--
 		q.mu.Unlock()
 	}
 }
@@ -83,18 +82,13 @@ func (q *batchQueue[T]) take(ctx context.Context) []T {
 		if batch != nil {
 			return batch
 		}
+		var due <-chan time.Time
 		if wait > 0 {
-			timer := time.NewTimer(wait)
-			select {
-			case <-q.notify:
-			case <-timer.C:
-			case <-ctx.Done():
-			}
-			timer.Stop()
-			continue
+			due = time.After(wait)
 		}
 		select {
 		case <-q.notify:
+		case <-due:
 		case <-ctx.Done():
 			if q.len() == 0 {
 				return nil

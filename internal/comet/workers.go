@@ -6,8 +6,7 @@ import (
 )
 
 // connectPatience is how long a session that connects or ends waits for others
-// while logic is busy with some: about as long as it takes for a batch in a
-// storm (5 to 10 ms for 100 on two cores that the clients share).
+// while logic is busy with some: little beside the way of a phone to its comet.
 const connectPatience = 5 * time.Millisecond
 
 // connectLoop asks logic about the sessions that want to be authenticated.

@@ -22,16 +22,19 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
 )
 
-// maxPipeline bounds how many commands are written before answers are read:
-// a server that answers while we still write must not fill both directions.
-const maxPipeline = 512
+// How many commands, and how many keys of them, are written before answers are
+// read: a server that answers while we still write must not fill both
+// directions.
+const (
+	maxPipeline     = 512
+	maxPipelineKeys = 4096
+)
 
 // idleTimeout is when an idle connection is closed; Redis's own default is never.
 const idleTimeout = 5 * time.Minute
@@ -90,7 +93,7 @@ func (c Command) scriptArgs(which string) []any {
 // Pool is the connections to one server.
 type Pool struct{ pool *redis.Pool }
 
-// Run sends commands in one pipeline (more than maxPipeline: several, one
+// Run sends commands in one pipeline (where they are many: several, one
 // after the other) and returns their replies, redis.Error values among them.
 func (p *Pool) Run(ctx context.Context, commands []Command) ([]any, error) {
 	if err := ctx.Err(); err != nil {
@@ -125,18 +128,31 @@ func (p *Pool) Close() error { return p.pool.Close() }
 
 // exchangeAll returns all replies, errors among them.
 func exchangeAll(ctx context.Context, conn redis.Conn, commands []Command) ([]any, error) {
-	if len(commands) <= maxPipeline {
+	n := pipeline(commands)
+	if n == len(commands) {
 		return exchangeAndReload(ctx, conn, commands)
 	}
 	replies := make([]any, 0, len(commands))
-	for chunk := range slices.Chunk(commands, maxPipeline) {
-		got, err := exchangeAndReload(ctx, conn, chunk)
+	for ; len(commands) > 0; n = pipeline(commands) {
+		got, err := exchangeAndReload(ctx, conn, commands[:n])
 		if err != nil {
 			return nil, err
 		}
-		replies = append(replies, got...)
+		replies, commands = append(replies, got...), commands[n:]
 	}
 	return replies, nil
+}
+
+// pipeline is how many of the commands are written at once.
+func pipeline(commands []Command) int {
+	keys := 0
+	for n := range commands {
+		keys += len(commands[n].Keys)
+		if n == maxPipeline || n > 0 && keys > maxPipelineKeys {
+			return n
+		}
+	}
+	return len(commands)
 }
 
 func exchangeAndReload(ctx context.Context, conn redis.Conn, commands []Command) ([]any, error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 )
@@ -55,5 +56,25 @@ func TestCheckIdle(t *testing.T) {
 	ours.Close()
 	if err := checkIdle(ours); err == nil {
 		t.Error("closed by us was not noticed")
+	}
+}
+
+func TestPipelineIsBounded(t *testing.T) {
+	plain, wide := Command{Name: "PING"}, Command{Name: "MGET", Keys: make([]string, 100)}
+	huge := Command{Name: "MGET", Keys: make([]string, 2*maxPipelineKeys)}
+	for _, tc := range []struct {
+		commands []Command
+		want     int
+	}{
+		{nil, 0},
+		{slices.Repeat([]Command{plain}, maxPipeline), maxPipeline},
+		{slices.Repeat([]Command{plain}, maxPipeline+1), maxPipeline},
+		{slices.Repeat([]Command{wide}, 100), maxPipelineKeys / 100},
+		{[]Command{huge, plain}, 1},
+		{[]Command{plain, huge}, 1},
+	} {
+		if got := pipeline(tc.commands); got != tc.want {
+			t.Errorf("%d of %d commands, want %d", got, len(tc.commands), tc.want)
+		}
 	}
 }

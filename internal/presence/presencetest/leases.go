@@ -1,6 +1,7 @@
 package presencetest
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"reflect"
@@ -195,6 +196,18 @@ func testRenewTakesKeyOfTheDead(t *testing.T, b Backend) {
 	f.connect(nodeA, session(13, 3, "of-live"))
 	f.renew(nodeA, live...)
 	f.want(key("of-released", "of-older", "of-live"), at(0, nodeA, 1), at(1, nodeA, 2), at(2, nodeA, 13))
+
+	// Many of them: more than one call.
+	many, dead := make([]presence.Session, 300), make([]presence.Session, 300)
+	for i := range many {
+		many[i] = session(uint64(1000+i), 4, fmt.Sprint("many", i))
+		dead[i] = session(uint64(2000+i), 4, many[i].Key)
+	}
+	f.connect(nodeB, dead...)
+	f.renew(nodeA, many...)
+	for _, s := range many {
+		f.want(key(s.Key), at(0, nodeA, s.ID))
+	}
 }
 
 func testRestoreAfterLoss(t *testing.T, b Backend) {

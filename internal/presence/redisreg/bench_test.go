@@ -42,7 +42,12 @@ func benchmarkBatch(b *testing.B, run func(*Registry, presence.Node, []presence.
 
 func BenchmarkConnect128(b *testing.B) {
 	benchmarkBatch(b, func(r *Registry, n presence.Node, sessions []presence.Session) error {
-		_, err := r.Connect(b.Context(), n, sessions)
+		b.StopTimer()
+		err := r.Disconnect(b.Context(), n, sessions)
+		b.StartTimer()
+		if err == nil {
+			_, err = r.Connect(b.Context(), n, sessions)
+		}
 		return err
 	})
 }
@@ -55,7 +60,13 @@ func BenchmarkRenew128(b *testing.B) {
 
 func BenchmarkDisconnect128(b *testing.B) {
 	benchmarkBatch(b, func(r *Registry, n presence.Node, sessions []presence.Session) error {
-		return r.Disconnect(b.Context(), n, sessions)
+		b.StopTimer()
+		_, err := r.Connect(b.Context(), n, sessions)
+		b.StartTimer()
+		if err == nil {
+			err = r.Disconnect(b.Context(), n, sessions)
+		}
+		return err
 	})
 }
 

@@ -16,9 +16,8 @@ type calls struct {
 	script *redisconn.Script
 	name   string // of a command without a script, which has no arguments but keys
 	common []any  // arguments of the script before those of the keys
-	width  int    // arguments of each key
 	keys   []string
-	args   []any
+	args   []any // as many of each key
 }
 
 func (c *calls) add(key string, args ...any) {
@@ -33,11 +32,12 @@ func (c *calls) commands(to []redisconn.Command) []redisconn.Command {
 		call := redisconn.Command{Script: c.script, Name: c.name, Keys: c.keys[from:end]}
 		if c.script == nil {
 			call.Args = make([]any, 0, end-from)
-			for _, key := range c.keys[from:end] {
+			for _, key := range call.Keys {
 				call.Args = append(call.Args, key)
 			}
 		} else {
-			call.Args = slices.Concat(c.common, c.args[from*c.width:end*c.width])
+			width := len(c.args) / len(c.keys)
+			call.Args = slices.Concat(c.common, c.args[from*width:end*width])
 		}
 		to = append(to, call)
 	}

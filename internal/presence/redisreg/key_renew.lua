@@ -10,16 +10,23 @@
 -- Returns the values that name other sessions, nil where the key is ours.
 -- Whether such a session's node lives stands in another hash slot: the caller
 -- looks there, and calls again with the value if it may be replaced.
-local foreign = {}
+--
+-- A key that fails does not keep the others from being done; the first error
+-- is the answer.
+local foreign, failed = {}, nil
 for i, key in ipairs(KEYS) do
   local prefix, id, replaced = ARGV[3 * i - 1], ARGV[3 * i], ARGV[3 * i + 1]
-  local value = redis.call('GET', key)
-  local bar = value and string.find(value, '|', 1, true)
-  if value and value ~= replaced and not (bar and string.sub(value, bar + 1) == id) then
-    foreign[i] = value
+  local value = redis.pcall('GET', key)
+  foreign[i] = false
+  if type(value) == 'table' then
+    failed = failed or value
   else
-    redis.call('SET', key, prefix .. '|' .. id, 'PX', ARGV[1])
-    foreign[i] = false
+    local bar = value and string.find(value, '|', 1, true)
+    if value and value ~= replaced and not (bar and string.sub(value, bar + 1) == id) then
+      foreign[i] = value
+    else
+      redis.call('SET', key, prefix .. '|' .. id, 'PX', ARGV[1])
+    end
   end
 end
-return foreign
+return failed or foreign

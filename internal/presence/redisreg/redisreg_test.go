@@ -243,6 +243,43 @@ func TestErrorReply(t *testing.T) {
 	})
 }
 
+// Somebody else's list under the name of one of ours costs that one only.
+func TestKeyOfAnotherType(t *testing.T) {
+	everyServer(t, func(t *testing.T, addr string) {
+		conn := dial(t, addr)
+		r := open(t, addr, long)
+		n := node("a")
+		if _, err := r.Lease(t.Context(), presence.NodeInfo{Node: n}, long); err != nil {
+			t.Fatal(err)
+		}
+		do(t, conn, "RPUSH", keyKey("bad"), "x")
+		do(t, conn, "RPUSH", userKey(13), "x")
+		sessions := []presence.Session{{ID: 1, Mid: 13, Key: "bad"}, {ID: 2, Mid: 14, Key: "good"}}
+		located := func(query presence.Query, want int) {
+			t.Helper()
+			got, err := r.Locate(t.Context(), []presence.Query{query})
+			if err != nil || len(got.Results[0]) != want {
+				t.Errorf("%+v: %+v %v, want %d locations", query, got.Results, err, want)
+			}
+		}
+		good := presence.Query{Keys: []string{"bad", "good"}, Mids: []int64{14}} // a list is no location
+		fails := func(what string, err error) {
+			t.Helper()
+			if err == nil || !strings.Contains(err.Error(), "WRONGTYPE") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		_, err := r.Connect(t.Context(), n, sessions)
+		fails("connect", err)
+		located(good, 2)
+		do(t, conn, "DEL", keyKey("good"), userKey(14))
+		fails("renew", r.Renew(t.Context(), n, sessions))
+		located(good, 2)
+		fails("disconnect", r.Disconnect(t.Context(), n, sessions))
+		located(good, 0)
+	})
+}
+
 func TestOutage(t *testing.T) {
 	server := testdeps.Redis(t)
 	cfg := DefaultConfig()

@@ -136,7 +136,7 @@ func (r *Registry) Ping(ctx context.Context) error {
 func (r *Registry) Connect(ctx context.Context, node presence.Node, sessions []presence.Session) ([]uint64, error) {
 	until := r.clock.deadline(ctx)
 	users := r.putUsers(node, sessions, until)
-	keys := calls{script: r.keyPut, common: []any{r.ttlMS, until}, width: 1}
+	keys := calls{script: r.keyPut, common: []any{r.ttlMS, until}}
 	run := r.runID()
 	named := make([]int, 0, len(sessions)) // session of each key
 	for i, s := range sessions {
@@ -166,7 +166,7 @@ func (r *Registry) Connect(ctx context.Context, node presence.Node, sessions []p
 
 // Disconnect removes sessions; see presence.Registry.
 func (r *Registry) Disconnect(ctx context.Context, node presence.Node, sessions []presence.Session) error {
-	keys := calls{script: r.keyDelete, width: 1}
+	keys := calls{script: r.keyDelete}
 	commands := make([]redisconn.Command, 0, len(sessions)+1)
 	for _, s := range sessions {
 		if s.Mid > 0 {
@@ -254,7 +254,7 @@ func (r *Registry) takeFromTheDead(ctx context.Context, node presence.Node, fore
 
 // putUsers records or renews the sessions that have a user.
 func (r *Registry) putUsers(node presence.Node, sessions []presence.Session, until string) *calls {
-	users := &calls{script: r.userPut, common: []any{r.ttlMS, until}, width: 1}
+	users := &calls{script: r.userPut, common: []any{r.ttlMS, until}}
 	for _, s := range sessions {
 		if s.Mid > 0 {
 			users.add(userKey(s.Mid), identity(node, s.ID, '/'))
@@ -264,7 +264,7 @@ func (r *Registry) putUsers(node presence.Node, sessions []presence.Session, unt
 }
 
 func (r *Registry) renewKeys() *calls {
-	return &calls{script: r.keyRenew, common: []any{r.ttlMS}, width: 3}
+	return &calls{script: r.keyRenew, common: []any{r.ttlMS}}
 }
 
 // run is a pipeline; the first error reply is the error of the whole.

@@ -10,6 +10,9 @@
 -- must be pruned. That happens when the count of entries reaches a power of
 -- two from 8 on: garbage at most doubles a hash, and a user with n sessions
 -- costs O(n) once per doubling instead of at each connect.
+--
+-- A key that fails does not keep the others from being done; the first error
+-- is the answer.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -31,9 +34,14 @@ local function prune(key)
 end
 
 local ends = string.format('%.0f', now + ARGV[1])
+local failed
 for i, key in ipairs(KEYS) do
-  local added = redis.call('HSET', key, ARGV[2 + i], ends)
-  redis.call('PEXPIRE', key, ARGV[1])
+  local added = redis.pcall('HSET', key, ARGV[2 + i], ends)
+  if type(added) == 'table' then
+    failed = failed or added
+  else
+    redis.call('PEXPIRE', key, ARGV[1])
+  end
   if added == 1 then
     local count = redis.call('HLEN', key)
     local power = 8
@@ -45,4 +53,4 @@ for i, key in ipairs(KEYS) do
     end
   end
 end
-return #KEYS
+return failed or #KEYS
