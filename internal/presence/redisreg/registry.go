@@ -10,12 +10,11 @@
 //	broadcasts:canceled  sorted set of ids by Unix ms when it was canceled
 //	broadcast:<id>   hash: speed, canceled = Unix ms, <node>/<incarnation> = see encodeShare; with a TTL
 //
-// All times are Redis's clock. A call does the same to many keys, which takes
-// less than half of the time of a call per key
-// (benchmarks/results/presence-calls.txt). What it does to one key depends on
-// no other: for a Redis Cluster, which this package does not speak to, a batch
-// would be sorted by slot and nothing else. Needed: Redis 6.2 or newer (SET with
-// GET).
+// All times are Redis's clock. A call does the same to many keys, in half to two
+// thirds of the time of a call per key (benchmarks/results/presence-calls.txt).
+// What it does to one key depends on no other, nor on whether another fails: for
+// a Redis Cluster, which this package does not speak to, a batch would be sorted
+// by slot and nothing else. Needed: Redis 6.2 or newer (SET with GET).
 //
 // # Guarantees
 //
@@ -37,6 +36,9 @@
 // is one that was named by an earlier process of Redis, which may have lost
 // (a snapshot, a failover) that it had been named again since. Otherwise the
 // last Connect stays between two sessions on live nodes.
+//
+// What is of another type under a name of ours is an error, except that Locate
+// takes no notice of it at a key.
 //
 // Locate answers each target on its own: a session that is hit by a key and by
 // a user of one query gives two locations, one per target. Nodes are read
