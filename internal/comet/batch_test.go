@@ -79,7 +79,7 @@ func TestBatchWaitsForCompany(t *testing.T) {
 		time.Sleep(testPatience - 1)
 		c.add(t, 7)
 		c.want(t)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		c.want(t, []int{6, 7}) // the older one has waited long enough
 
 		c.add(t, 8, 9)
@@ -129,7 +129,7 @@ func TestBatchPatienceBeginsAnew(t *testing.T) {
 		c.end <- struct{}{}
 		time.Sleep(testPatience - 1)
 		c.want(t)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		c.want(t, []int{10})
 	})
 }
