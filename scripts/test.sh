@@ -13,7 +13,7 @@ skips=${PERSEID_TEST_SKIPS:-$work/skips}
 export PERSEID_TEST_SKIPS=$skips
 : >>"$skips"
 
-# shellcheck disable=SC2317 # called by the trap
+# shellcheck disable=SC2317,SC2329 # called by the trap
 finish() {
   scripts/deps.sh stop "$work/servers" || true
   rm -rf "$work"
