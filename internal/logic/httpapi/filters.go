@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"io"
 	"net/http"
 	"path"
 	"runtime/debug"
@@ -59,6 +60,23 @@ func usableID(id string) bool {
 	}
 	return strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == "" &&
 		!strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' })
+}
+
+// maxDrained is what is read of a request that was answered before its end, as
+// much as net/http reads where the connection stays.
+const maxDrained = 256 << 10
+
+// drain reads what a caller still sends who wants the connection closed behind
+// this request. net/http would close at once: a caller that is still writing is
+// reset, and does not see the answer that says what was wrong.
+func (s *Server) drain(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r)
+		if r.Close {
+			// Beyond the limit it has net/http wait a little before it closes.
+			_, _ = io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxDrained))
+		}
+	})
 }
 
 // measure stands outside of recoverPanic, so that panics are counted.

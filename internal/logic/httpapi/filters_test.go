@@ -1,7 +1,10 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"context"
+	"io"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -146,5 +149,40 @@ func TestRegionOfForwardedClients(t *testing.T) {
 		if got := send(t, request); !strings.Contains(got.body, c.want) {
 			t.Errorf("forwarded %q, real %q: %s, want %s", c.forwarded, c.realIP, got.body, c.want)
 		}
+	}
+}
+
+// Symptom: a caller that asked for "Connection: close" and sent too large a body
+// got "broken pipe" instead of the 413. Cause: net/http does not read the rest of
+// such a request, and closing a connection with unread bytes resets it.
+func TestAnswerBeforeTheEndOfTheRequest(t *testing.T) {
+	env := logictest.New(t)
+	core := env.Core(t, func(c *logic.Config, _ *logic.Deps) { c.MaxBodyBytes = 1000 })
+	url, _ := serve(t, env, core, nil)
+	requests := env.Metrics.Counter("perseid_http_requests_total", "HTTP requests by class of the answer; goim's routes answer most errors with 2xx.",
+		"class", []string{"1xx", "2xx", "3xx", "4xx", "5xx"})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	part := strings.Repeat(" ", 50_000)
+	send := func(text string) {
+		t.Helper()
+		if _, err := io.WriteString(conn, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send("POST /v1/push HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 150000\r\n\r\n" + part)
+	logictest.Eventually(t, "the handler's answer", func() bool { return requests.Value(3) == 1 })
+	send(part)
+	send(part)
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Error(response.Status)
 	}
 }

@@ -84,7 +84,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		khttp.Address(cfg.Addr),
 		khttp.Timeout(cfg.Timeout),
 		khttp.StrictSlash(false),
-		khttp.Filter(s.identify, s.measure, s.recoverPanic, s.exactPath),
+		khttp.Filter(s.drain, s.identify, s.measure, s.recoverPanic, s.exactPath),
 		// Both default to http.DefaultServeMux, where an imported pprof sits.
 		khttp.NotFoundHandler(http.HandlerFunc(s.notFound)),
 		khttp.MethodNotAllowedHandler(http.HandlerFunc(s.methodNotAllowed)),
