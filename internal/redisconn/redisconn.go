@@ -67,7 +67,7 @@ func NewScript(source string) *Script {
 type Command struct {
 	Script *Script
 	Name   string
-	Keys   []string // of a plain one: only to find its server in a cluster
+	Keys   []string // of a plain one: to count them, and to find its server in a cluster
 	Args   []any
 }
 

@@ -147,13 +147,7 @@ func (r *Registry) Connect(ctx context.Context, node presence.Node, sessions []p
 			named = append(named, i)
 		}
 	}
-	commands := users.commands(nil)
-	asked := len(commands)
-	replies, err := r.runSome(ctx, keys.commands(commands))
-	if err != nil {
-		return nil, fmt.Errorf("connect %d sessions of %s: %w", len(sessions), node.Name, err)
-	}
-	before, err := keys.values(replies[asked:])
+	before, err := r.runForValues(ctx, users, &keys)
 	if err != nil {
 		return nil, fmt.Errorf("connect %d sessions of %s: %w", len(sessions), node.Name, err)
 	}
@@ -209,13 +203,7 @@ func (r *Registry) renew(ctx context.Context, node presence.Node, sessions []pre
 			named = append(named, s)
 		}
 	}
-	commands := users.commands(nil)
-	asked := len(commands)
-	replies, err := r.runSome(ctx, keys.commands(commands))
-	if err != nil {
-		return err
-	}
-	values, err := keys.values(replies[asked:])
+	values, err := r.runForValues(ctx, users, keys)
 	if err != nil {
 		return err
 	}
@@ -276,6 +264,17 @@ func (r *Registry) run(ctx context.Context, commands []redisconn.Command) ([]any
 		return nil, fmt.Errorf("redis %s: %w", r.cfg.Addr, err)
 	}
 	return replies, nil
+}
+
+// runForValues makes the calls for users and for keys, and answers what those
+// for keys do.
+func (r *Registry) runForValues(ctx context.Context, users, keys *calls) ([][]byte, error) {
+	commands := users.commands(nil)
+	replies, err := r.runSome(ctx, keys.commands(commands))
+	if err != nil {
+		return nil, err
+	}
+	return keys.values(replies[len(commands):])
 }
 
 // runSome is run, where no commands need no round trip.
