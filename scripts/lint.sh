@@ -48,7 +48,7 @@ code=0
 if [[ -n $shellcheck ]]; then
   "$shellcheck" -x .ci/run scripts/*.sh benchmarks/*.sh || code=1
 else
-  echo "lint.sh: shellcheck is not installed, and there is no pip that could bring it"
-  [[ -z ${PERSEID_TEST_SKIPS:-} ]] || echo "skipped shellcheck: it is not installed, and there is no pip that could bring it" >>"$PERSEID_TEST_SKIPS"
+  echo "lint.sh: shellcheck is not installed, and pip is not there or did not bring it"
+  [[ -z ${PERSEID_TEST_SKIPS:-} ]] || echo "skipped shellcheck: it is not installed, and pip is not there or did not bring it" >>"$PERSEID_TEST_SKIPS"
 fi
 exit $code
