@@ -9,13 +9,7 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
-	"github.com/rcrowley/go-metrics"
 )
-
-// sarama samples the sizes and times of its requests for itself, with locks and
-// random numbers, at several per record. Ours are in internal/obs. It has to be
-// off before the first client is made: nothing guards the switch.
-func init() { metrics.UseNilMetrics = true }
 
 // version is the lowest broker that is supported. 3.2 brings the generation in
 // a member's subscription, which keeps cooperative rebalances from trusting a
