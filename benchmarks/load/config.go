@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Class is a set of connections that behave alike and are reported together.
@@ -76,6 +78,27 @@ func (c *Config) validate() error {
 	}
 	if c.Drain <= 0 || c.AuthTimeout <= 0 {
 		return fmt.Errorf("load: drain = %s, auth timeout = %s: not allowed", c.Drain, c.AuthTimeout)
+	}
+	return nil
+}
+
+// otherFiles are those of a client process that are no connections: its
+// pipes, its pollers and what Go keeps open.
+const otherFiles = 64
+
+// fits tells, before anything is made, whether the process may open its share
+// of the connections.
+func (c *Config) fits() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("load: the open-file limit: %w", err)
+	}
+	all := 0
+	for i := range c.Classes {
+		all += c.Classes[i].Conns
+	}
+	if most := int(min(limit.Cur, 1<<30)) - otherFiles; (all+c.Parts-1)/c.Parts > most {
+		return fmt.Errorf("load: %d connections in %d processes: the open-file limit of %d allows %d in each", all, c.Parts, limit.Cur, most)
 	}
 	return nil
 }

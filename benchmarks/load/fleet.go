@@ -23,6 +23,9 @@ func NewFleet(cfg Config) (*Fleet, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	if err := cfg.fits(); err != nil {
+		return nil, err
+	}
 	clock := NewClock()
 	f := &Fleet{cfg: cfg}
 	for i := range cfg.Loops {
@@ -35,17 +38,6 @@ func NewFleet(cfg Config) (*Fleet, error) {
 		}
 		l.plan()
 		f.loops = append(f.loops, l)
-	}
-	var limit unix.Rlimit
-	conns := 0
-	for _, l := range f.loops {
-		conns += len(l.conns)
-	}
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil && uint64(conns)+64 > limit.Cur {
-		for _, l := range f.loops {
-			_ = unix.Close(l.epoll)
-		}
-		return nil, fmt.Errorf("load: %d connections in one process, but the open-file limit is %d: use more processes", conns, limit.Cur)
 	}
 	for _, l := range f.loops {
 		f.running.Go(l.run)

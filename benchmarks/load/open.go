@@ -37,15 +37,11 @@ func (l *loop) dial(c *conn, ci int) {
 	// Members of each room are spread over the servers.
 	spread := int(c.number) / max(1, class.Rooms)
 	server := l.servers[spread%len(l.servers)]
-	var source netip.Addr
-	if l.cfg.Sources > 0 {
-		source = netip.AddrFrom4([4]byte{127, 0, 0, byte(1 + int(c.number)%l.cfg.Sources)})
-	}
 	l.inFlight++
 	c.state = stateDialing
 	c.opened = l.clock.Now()
 	c.rest, c.wsLeft, c.gaps, c.missing = nil, 0, nil, 0
-	fd, err := dial(server, source, class.RecvBuffer)
+	fd, err := dial(server, l.cfg.source(int(c.number), server.Addr()), class.RecvBuffer)
 	if err != nil {
 		l.fail(c, err.Error())
 		return
@@ -54,6 +50,15 @@ func (l *loop) dial(c *conn, ci int) {
 	c.gen++
 	l.expect(c, l.eat.next[ci*l.cfg.Streams:(ci+1)*l.cfg.Streams])
 	l.greet(c, ci, false)
+}
+
+// source is where connection number connects from; invalid = the system's
+// choice. Only loopback of IPv4 has more than one address.
+func (c *Config) source(number int, server netip.Addr) netip.Addr {
+	if c.Sources == 0 || !server.Is4() || !server.IsLoopback() {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, byte(1 + number%c.Sources)})
 }
 
 // expect sets the next numbers of a new connection: those of the latest

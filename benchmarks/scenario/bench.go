@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,6 +69,27 @@ func (b *bench) clientsAt() string {
 		}
 	}
 	return ""
+}
+
+// reach fails where nobody listens at -http or -admin, before a run begins that
+// would measure nothing. What clients connect to fails by itself.
+func (b *bench) reach(ctx context.Context) error {
+	addrs := [][2]string{}
+	for _, addr := range split(b.opt.http) {
+		addrs = append(addrs, [2]string{"-http", addr})
+	}
+	for _, a := range b.opt.admins {
+		addrs = append(addrs, [2]string{"-admin " + a[0], split(a[1])[0]})
+	}
+	dialer := net.Dialer{Timeout: requestTimeout}
+	for _, a := range addrs {
+		c, err := dialer.DialContext(ctx, "tcp", a[1])
+		if err != nil {
+			return fmt.Errorf("bench: %s: %w", a[0], err)
+		}
+		_ = c.Close()
+	}
+	return nil
 }
 
 func (b *bench) note(format string, args ...any) {
@@ -147,7 +169,8 @@ func (b *bench) open(ctx context.Context, name string, f *fleet, procs []process
 		Auth: latencyOf(&s.Auth), Failures: s.Failures, Processes: use.processes, Clients: use.clients, System: use.system,
 	})
 	if ready(&s) < total {
-		return fmt.Errorf("bench: only %d of %d connections got ready: %v", ready(&s), total, s.Failures)
+		return fmt.Errorf("bench: %s: only %d of %d connections to %s got ready, with %d attempts each: %s",
+			name, ready(&s), total, strings.Join(f.cfg.Servers, ", "), connectTries, counted(s.Failures))
 	}
 	return nil
 }

@@ -12,6 +12,15 @@ func capacityScenario() scenario {
 		name: "capacity", about: "the highest rate without loss whose p99 keeps to -target, from the first of -rate on; of a room or of unicast pushes",
 		defaults:    func(o *options) { o.rates, o.publishers = floats{100}, 64 },
 		needsServer: true, needsHTTP: true, run: runCapacity,
+		check: func(o *options) error {
+			if len(o.rates) != 1 || o.rates[0] <= 0 {
+				return fmt.Errorf("-rate %s: allowed is one rate above 0, to begin with", &o.rates)
+			}
+			if o.of == "unicast" {
+				return o.namesUsers()
+			}
+			return nil
+		},
 	}
 }
 
@@ -22,9 +31,6 @@ const (
 
 func runCapacity(ctx context.Context, b *bench) error {
 	o := &b.opt
-	if len(o.rates) != 1 || o.rates[0] <= 0 {
-		return fmt.Errorf("bench: capacity starts from one -rate above 0")
-	}
 	class := load.Class{Name: "room", Conns: o.conns, Rooms: 1, RoomPrefix: b.roomName("cap"), Timed: o.timed}
 	src := source{}
 	var err error

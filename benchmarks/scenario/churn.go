@@ -43,7 +43,7 @@ func runChurn(ctx context.Context, b *bench) error {
 			if err != nil {
 				return err
 			}
-			before := calm.Classes[0].Latency.P99
+			before := calm.p99s()
 			plan.name = fmt.Sprintf("churn %g/s, %g messages/s", o.churn, rate)
 			st, err := b.step(ctx, f, plan, func(ctx context.Context, beginNS int64, sent *atomic.Uint64) (published, error) {
 				if err := f.Churn(ctx, 1, o.churn); err != nil {
@@ -55,8 +55,7 @@ func runChurn(ctx context.Context, b *bench) error {
 			if err != nil {
 				return err
 			}
-			name := fmt.Sprintf("%g messages/s: p99 of who stays, with churn / calm", rate)
-			ratios[name] = append(ratios[name], st.Classes[0].Latency.P99/before)
+			putP99(ratios, fmt.Sprintf("%g messages/s: p99 of who stays, with churn / calm", rate), st.p99s(), before)
 		}
 	}
 	b.report.Results = medians(ratios)

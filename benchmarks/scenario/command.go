@@ -24,7 +24,9 @@ type scenario struct {
 	needsHTTP   bool
 	// comparesTransports: several may be named.
 	comparesTransports bool
-	run                func(context.Context, *bench) error
+	// check tells what this scenario does not allow; nil = nothing.
+	check func(*options) error
+	run   func(context.Context, *bench) error
 }
 
 func scenarios() []scenario {
@@ -83,11 +85,13 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, child
 	fs := flag.NewFlagSet("perseid bench "+s.name, flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	opt.flags(fs)
-	fs.Usage = func() { usage(stderr, fs, s) }
+	fs.Usage = func() {} // a mistake must not scroll away above all flags
 	switch err := fs.Parse(args[1:]); {
 	case errors.Is(err, flag.ErrHelp):
+		usage(stderr, fs, s)
 		return 0
 	case err != nil:
+		fmt.Fprintf(stderr, "perseid bench %s -h tells the flags; times are such as 500ms, 3s and 1m30s\n", s.name)
 		return 2
 	}
 	problems := opt.problems(s)
@@ -109,7 +113,9 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, child
 	defer cancel()
 	began := time.Now()
 	b.startStallWatch(ctx)
-	err = s.run(ctx, b)
+	if err = b.reach(ctx); err == nil {
+		err = s.run(ctx, b)
+	}
 	b.closeStallWatch()
 	b.report.TookSeconds = round(time.Since(began).Seconds(), 3)
 	b.report.summarize()
@@ -131,7 +137,7 @@ func (b *bench) finish(stdout, stderr io.Writer, failed error) int {
 			fmt.Fprintln(stderr, err)
 			code = 1
 		}
-	} else if b.opt.out != "" {
+	} else if b.opt.out != "" && (failed == nil || b.report.hasMeasured()) { // a report of before may be worth more
 		if err := b.report.WriteFile(b.opt.out); err != nil {
 			fmt.Fprintln(stderr, err)
 			code = 1

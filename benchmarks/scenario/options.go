@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -72,7 +70,7 @@ type floats []float64
 func (f *floats) String() string {
 	text := make([]string, len(*f))
 	for i, v := range *f {
-		text[i] = strconv.FormatFloat(v, 'f', -1, 64)
+		text[i] = plain(v)
 	}
 	return strings.Join(text, ",")
 }
@@ -81,8 +79,8 @@ func (f *floats) Set(v string) error {
 	*f = nil
 	for _, one := range strings.Split(v, ",") {
 		n, err := strconv.ParseFloat(one, 64)
-		if err != nil || n < 0 || n > 1e7 {
-			return fmt.Errorf("%q is no rate; allowed is a list of 0 to 10000000", one)
+		if err != nil || !(n >= 0 && n <= maxRate) { // so NaN is none
+			return fmt.Errorf("%q is no rate; allowed is a list of 0 to %d, with commas", one, maxRate)
 		}
 		*f = append(*f, n)
 	}
@@ -177,97 +175,6 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.DurationVar(&o.timeout, "timeout", o.timeout, "the whole run is given up after this time")
 	fs.BoolVar(&o.allowRemote, "allow-remote", o.allowRemote, "allow addresses that are not loopback")
 	fs.BoolVar(&o.quiet, "quiet", o.quiet, "no progress line")
-}
-
-// problems lists what is not allowed.
-func (o *options) problems(s *scenario) []string {
-	var p []string
-	bad := func(format string, args ...any) { p = append(p, fmt.Sprintf(format, args...)) }
-	least := func(name string, v, low int) {
-		if v < low {
-			bad("-%s %d: allowed is %d or more", name, v, low)
-		}
-	}
-	least("conns", o.conns, 1)
-	least("procs", o.procs, 1)
-	least("loops", o.loops, 1)
-	least("sources", o.sources, 0)
-	least("timed", o.timed, -1)
-	least("inflight", o.inFlight, 1)
-	least("publishers", o.publishers, 1)
-	least("repeat", o.repeat, 1)
-	least("attempts", o.attempts, 1)
-	least("rooms", o.rooms, 1)
-	least("members", o.members, 1)
-	least("batch", o.batch, 1)
-	least("writers", o.writers, 1)
-	least("body", o.body, 12)
-	if o.sources > 250 || o.body > 60_000 {
-		bad("-sources %d: allowed is up to 250; -body %d: up to 60000", o.sources, o.body)
-	}
-	if o.procs > o.conns || o.procs > 256 {
-		bad("-procs %d: allowed is 1 to the number of connections, at most 256", o.procs)
-	}
-	for name, d := range map[string]time.Duration{"drain": o.drain, "auth-timeout": o.authTimeout, "duration": o.duration, "settle": o.settle, "timeout": o.timeout, "target": o.target} {
-		if d <= 0 {
-			bad("-%s %s: allowed is more than 0s", name, d)
-		}
-	}
-	if o.maxSlow < 0 || o.maxSlow > 1 {
-		bad("-max-slow %g: allowed is 0 to 1", o.maxSlow)
-	}
-	if o.of != "room" && o.of != "unicast" {
-		bad("-of %q: allowed is room or unicast", o.of)
-	}
-	if o.slow <= 0 || o.slow > 40 || o.churn < 0 || o.smallRate < 0 || o.connectRate < 0 {
-		bad("-slow %g: allowed is more than 0, up to 40; -churn, -small-rate and -connect-rate: 0 or more", o.slow)
-	}
-	switch {
-	case o.transport == "tcp,ws" && s.comparesTransports:
-	case o.transport != "tcp" && o.transport != "ws":
-		bad("-transport %q: allowed is tcp or ws; for room also tcp,ws", o.transport)
-	}
-	if o.route != "goim" && o.route != "keys" && o.route != "v1" {
-		bad("-route %q: allowed is goim, keys or v1", o.route)
-	}
-	if !o.results && o.route != "v1" {
-		bad("-results=false: allowed with -route v1")
-	}
-	for _, transport := range o.transports() {
-		if s.needsServer && len(o.servers(transport)) == 0 {
-			bad("-%s: no address", transport)
-		}
-	}
-	if dir, err := os.Stat(o.profiles); o.profiles != "" && (err != nil || !dir.IsDir()) {
-		bad("-profile %q: allowed is a folder that is there", o.profiles)
-	}
-	if s.needsHTTP && o.http == "" {
-		bad("-http: no address")
-	}
-	for _, list := range []string{o.tcp, o.ws, o.http} {
-		for _, addr := range split(list) {
-			if err := o.mayTalkTo(addr); err != nil {
-				bad("%s", err)
-			}
-		}
-	}
-	for _, a := range o.admins {
-		if err := o.mayTalkTo(a[1]); err != nil {
-			bad("-admin %s: %s", a[0], err)
-		}
-	}
-	return p
-}
-
-func (o *options) mayTalkTo(addr string) error {
-	a, err := netip.ParseAddrPort(addr)
-	if err != nil {
-		return fmt.Errorf("%q: allowed is IP:port", addr)
-	}
-	if !a.Addr().IsLoopback() && !o.allowRemote {
-		return fmt.Errorf("%q is not a loopback address; -allow-remote allows it", addr)
-	}
-	return nil
 }
 
 // transports are those that are measured.

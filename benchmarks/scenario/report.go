@@ -2,10 +2,12 @@ package scenario
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -275,20 +277,35 @@ func (r *Report) Write(w io.Writer) error {
 	return nil
 }
 
-// WriteFile writes the report to a file that was not there half-written.
+// hasMeasured tells whether any step was, or connections got ready.
+func (r *Report) hasMeasured() bool {
+	return len(r.Steps) > 0 || slices.ContainsFunc(r.Connects, func(c Connect) bool { return c.Ready > 0 })
+}
+
+// WriteFile writes the report to a file, which is never half-written. Where a
+// link leads is replaced; a device or a pipe is written to.
 func (r *Report) WriteFile(name string) error {
+	if at, err := filepath.EvalSymlinks(name); err == nil {
+		name = at
+	}
+	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return fmt.Errorf("bench: report: %w", err)
+		}
+		return errors.Join(r.Write(f), f.Close())
+	}
 	f, err := os.Create(name + ".new")
 	if err != nil {
 		return fmt.Errorf("bench: report: %w", err)
 	}
-	err = r.Write(f)
-	if err2 := f.Close(); err == nil {
-		err = err2
-	}
-	if err == nil {
+	if err = errors.Join(r.Write(f), f.Close()); err == nil {
 		err = os.Rename(f.Name(), name)
 	}
-	return err
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
 }
 
 // median of at least one value.

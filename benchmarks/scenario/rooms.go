@@ -26,6 +26,12 @@ func mixedScenario() scenario {
 		name: "mixed", about: "-rooms small rooms of -members alone, then together with one room of -conns at each of -rate",
 		defaults:    func(o *options) { o.conns, o.rates, o.publishers = 9000, floats{10, 100}, 32 },
 		needsServer: true, needsHTTP: true, run: runMixed,
+		check: func(o *options) error {
+			if o.rooms*o.members > maxConns {
+				return fmt.Errorf("-rooms %d -members %d: allowed are %d connections together", o.rooms, o.members, maxConns)
+			}
+			return nil
+		},
 	}
 }
 

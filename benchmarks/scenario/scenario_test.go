@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/perseid-im/perseid/benchmarks/load"
 )
@@ -305,11 +308,106 @@ func TestBadFlags(t *testing.T) {
 		"room -transport ws,tcp -tcp :1 -ws :1 -http :1": "for room also tcp,ws",
 		"unicast -results=false -tcp :1 -http :1":        "-route v1",
 		"room -profile /nowhere -tcp :1 -http :1":        "a folder that is there",
+		"room -o /nowhere/r.json -tcp :1 -http :1":       "-o \"/nowhere/r.json\"",
+		"room -o / -tcp :1 -http :1":                     "-o \"/\"",
+		"room -rate NaN -tcp :1 -http :1":                "\"NaN\" is no rate",
+		"room -max-slow NaN -tcp :1 -http :1":            "-max-slow NaN: allowed is 0 to 1",
+		"room -churn -5 -tcp :1 -http :1":                "-churn -5: allowed is 0 to 10000000",
+		"room -body 70000 -tcp :1 -http :1":              "-body 70000: allowed is 12 to 60000",
+		"room -conns 1000000000 -tcp :1 -http :1":        "-conns 1000000000: allowed is 1 to 10000000",
+		"room -publishers 1000 -tcp :1 -http :1":         "-publishers 1000: allowed is 1 to 256",
+		"room -heartbeat -5s -tcp :1 -http :1":           "-heartbeat -5s: allowed is 0s or more",
+		"room -duration 3 -tcp :1 -http :1":              "times are such as",
+		"room -ws [::1]:1 -http :1":                      "-tcp: no address; -transport is tcp",
+		"room -tcp :1 -http http://127.0.0.1:1":          "-http \"http://127.0.0.1:1\": allowed is IP:port",
+		"mixed -rooms 10000 -members 10000 -tcp :1":      "-rooms 10000 -members 10000",
+		"churn -churners 0 -tcp :1 -http :1":             "-churners 0",
+		"slow -conns 2 -tcp :1 -http :1":                 "-conns 2: allowed is more than the 1 that stop",
+		"capacity -rate 10,20 -tcp :1 -http :1":          "-rate 10,20: allowed is one rate",
+		"capacity -rate 0 -tcp :1 -http :1":              "-rate 0: allowed is one rate",
+		"unicast -first-mid 0 -tcp :1 -http :1":          "-first-mid 0",
 	} {
 		var out, errs bytes.Buffer
 		if code := command(t.Context(), strings.Fields(flags), &out, &errs, testChild); code != 2 || !strings.Contains(errs.String(), want) {
 			t.Errorf("%q: code %d, %s", flags, code, errs.String())
 		}
+	}
+}
+
+// Symptom: a run whose pushes all failed took its whole time and ended as if it
+// had measured something; what failed stood in the last column of the table.
+// Cause: nobody looked whether anything was accepted.
+func TestNothingToMeasure(t *testing.T) {
+	t.Parallel()
+	g := newGoim(t)
+	file := filepath.Join(t.TempDir(), "before.json")
+	if err := os.WriteFile(file, []byte("a report"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(flags ...string) string {
+		var out, errs bytes.Buffer
+		args := append(append([]string{"room"}, g.flags()...), "-conns", "4", "-duration", "100ms", "-settle", "100ms", "-o", file)
+		if code := command(t.Context(), append(args, flags...), &out, &errs, testChild); code != 1 {
+			t.Errorf("%v: code %d: %s", flags, code, errs.String())
+		}
+		return errs.String()
+	}
+	if told := run("-http", "127.0.0.1:1"); !strings.Contains(told, "-http: dial tcp 127.0.0.1:1") {
+		t.Errorf("nobody listens: %s", told)
+	}
+	if told := run("-admin", "comet=127.0.0.1:1"); !strings.Contains(told, "-admin comet: dial tcp 127.0.0.1:1") {
+		t.Errorf("nobody listens: %s", told)
+	}
+	if told := run("-tcp", "127.0.0.1:1"); !strings.Contains(told, "only 0 of 4 connections to 127.0.0.1:1 got ready") || !strings.Contains(told, "refused (") {
+		t.Errorf("nobody listens: %s", told)
+	}
+	if text, _ := os.ReadFile(file); string(text) != "a report" {
+		t.Errorf("a run that measured nothing replaced the report: %.60s", text)
+	}
+	g.refuse = true
+	if told := run(); !strings.Contains(told, "no push to -http "+g.http.Listener.Addr().String()+" was accepted: status 500") {
+		t.Errorf("no push was accepted: %s", told)
+	}
+}
+
+// Symptom: -o replaced a device or a link with a plain file.
+// Cause: the report is renamed to its name when it is whole.
+func TestReportFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := &Report{Scenario: "room"}
+	link, file := filepath.Join(dir, "link"), filepath.Join(dir, "file")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Symlink("file", link)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.WriteFile(link); err != nil {
+		t.Fatal(err)
+	}
+	if text, _ := os.ReadFile(file); !bytes.Contains(text, []byte(`"scenario": "room"`)) {
+		t.Errorf("where the link leads is %q", text)
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(pipe, unix.O_RDWR, 0) // so that the writer need not wait for a reader
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // the end of the test
+	if err := r.WriteFile(pipe); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(pipe); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		t.Errorf("the pipe is %v now, %v", info.Mode(), err)
+	}
+	// What cannot be written leaves nothing behind.
+	r.Results = map[string]float64{"ratio": math.NaN()}
+	if err := r.WriteFile(file); err == nil {
+		t.Error("NaN was written")
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*.new")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
 	}
 }
 

@@ -40,6 +40,7 @@ type goim struct {
 	http     *httptest.Server
 	handlers sync.WaitGroup
 	silent   bool // auth gets no answer
+	refuse   bool // pushes are answered with status 500
 	drop     func(mid int64, message int) bool
 
 	mu       sync.Mutex
@@ -169,6 +170,10 @@ func (g *goim) serve(nc net.Conn) {
 
 func (g *goim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
+	if g.refuse {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
 	q := r.URL.Query()
 	op, _ := strconv.Atoi(q.Get("operation"))
 	frame := wire.AppendPacket(nil, wire.Header{Ver: 1, Op: int32(op)}, body)

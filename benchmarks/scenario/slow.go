@@ -13,8 +13,17 @@ func slowScenario() scenario {
 		name: "slow", about: "one room at -rate with healthy clients only, then with -slow per cent that stop reading and as many that read 1 KB/s",
 		defaults:    func(o *options) { o.rates, o.duration, o.timed = floats{100, 1000}, 20*time.Second, 500 },
 		needsServer: true, needsHTTP: true, run: runSlow,
+		check: func(o *options) error {
+			if o.conns-2*o.slowClients() < 1 {
+				return fmt.Errorf("-conns %d: allowed is more than the %d that stop and the %d that trickle", o.conns, o.slowClients(), o.slowClients())
+			}
+			return nil
+		},
 	}
 }
+
+// slowClients stop reading, and as many read little.
+func (o *options) slowClients() int { return max(1, int(float64(o.conns)*o.slow/100)) }
 
 const (
 	trickleBytes = 1024 // per second
@@ -30,7 +39,7 @@ func runSlow(ctx context.Context, b *bench) error {
 			if err != nil {
 				return err
 			}
-			slow, err := b.slowStep(ctx, rate, repeat+1, max(1, int(float64(o.conns)*o.slow/100)))
+			slow, err := b.slowStep(ctx, rate, repeat+1, o.slowClients())
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,8 @@ package scenario
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -125,8 +127,20 @@ func (b *bench) step(ctx context.Context, f *fleet, plan stepPlan, do work) (*St
 			continue
 		}
 		b.report.Steps = append(b.report.Steps, *st)
+		if st.Accepted == 0 && len(st.Failed) > 0 {
+			return nil, fmt.Errorf("bench: %s: no push to -http %s was accepted: %s", plan.name, b.opt.http, counted(st.Failed))
+		}
 		return &b.report.Steps[len(b.report.Steps)-1], nil
 	}
+}
+
+// counted lists what happened how often.
+func counted(reasons map[string]int) string {
+	var all []string
+	for _, why := range slices.Sorted(maps.Keys(reasons)) {
+		all = append(all, fmt.Sprintf("%s (%d times)", why, reasons[why]))
+	}
+	return strings.Join(all, ", ")
 }
 
 // again tells whether the machine was too slow for a measurement to count, and
@@ -260,20 +274,11 @@ func delivered(s *load.Stats, classes []int) uint64 {
 	n := uint64(0)
 	for i := range s.Classes {
 		c := &s.Classes[i]
-		if classes == nil || contains(classes, i) {
+		if classes == nil || slices.Contains(classes, i) {
 			n += c.Received - c.Duplicates - c.Late - c.Unknown
 		}
 	}
 	return n
-}
-
-func contains(list []int, v int) bool {
-	for _, one := range list {
-		if one == v {
-			return true
-		}
-	}
-	return false
 }
 
 // watch shows the progress line until ctx ends.
@@ -329,7 +334,7 @@ func (b *bench) result(plan *stepPlan, p *published, s *load.Stats, use *meterUs
 		c := classOf(&s.Classes[i])
 		st.Classes = append(st.Classes, c)
 		st.Delivered += c.Delivered
-		if plan.count == nil || contains(plan.count, i) { // the others need not get all of it
+		if plan.count == nil || slices.Contains(plan.count, i) { // the others need not get all of it
 			st.Lost += c.Lost + c.LostOnClosed
 		}
 		st.Duplicates += c.Duplicates

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,15 +16,19 @@ func unicastScenario() scenario {
 	return scenario{
 		name: "unicast", about: "pushes to users, -batch users each, by /goim/push/mids, /goim/push/keys or /v1/push, at each of -rate per second",
 		defaults:    func(o *options) { o.timed, o.rates, o.publishers = -1, floats{200, 1000, 4000, 0}, 64 },
-		needsServer: true, needsHTTP: true, run: runUnicast,
+		needsServer: true, needsHTTP: true, run: runUnicast, check: (*options).namesUsers,
 	}
+}
+
+func (o *options) namesUsers() error {
+	if o.firstMid == 0 {
+		return errors.New("-first-mid 0: allowed is 1 or more, where users are pushed to")
+	}
+	return nil
 }
 
 func runUnicast(ctx context.Context, b *bench) error {
 	o := &b.opt
-	if o.firstMid == 0 {
-		return fmt.Errorf("bench: unicast needs -first-mid above 0")
-	}
 	class := load.Class{Name: "users", Conns: o.conns, Timed: o.timed}
 	pub, users, err := b.usersPublisher(class.Conns, o.publishers)
 	if err != nil {
