@@ -394,7 +394,7 @@ func TestReportFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // the end of the test
+	defer func() { _ = unix.Close(fd) }()
 	if err := r.WriteFile(pipe); err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"runtime/debug"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -35,10 +34,11 @@ type Bucket struct {
 	free     []uint32 // slots without a session
 	rooms    map[string]*Room
 	wheel    *wheel.Wheel[*Session]
-	fresh    []*Room     // rooms that got a push while they had none, not served yet
-	walking  []*Room     // the other rooms with pushes, served in turn
-	ahead    int         // writes that fresh rooms got before those in turn
-	alarm    *time.Timer // wakes the loop when all of them rest
+	fresh    roomQueue    // rooms that got a push while they had none, not served yet
+	walking  roomQueue    // other rooms with pushes, served in turn
+	resting  restingRooms // those whose walk has to wait
+	ahead    int          // writes that fresh rooms got before those in turn
+	alarm    *time.Timer  // wakes the loop for the first of those that rest
 	alls     []*allWalk
 	backlog  int  // bytes of pushes to rooms, and of pushes to all that are not paced
 	paced    int  // bytes of pushes to all that are, or wait behind one that is
@@ -171,7 +171,7 @@ func (b *Bucket) turn() {
 			b.protect(nil, func() { b.apply(batch) })
 		}
 	}
-	if len(b.batches)+len(b.fresh)+len(b.walking)+len(b.alls) > 0 {
+	if len(b.batches)+b.fresh.len()+b.walking.len()+len(b.resting)+len(b.alls) > 0 {
 		b.activeMS = b.nowMS
 	}
 	if b.walkAll() {
@@ -204,70 +204,51 @@ func (b *Bucket) askAgain() {
 // walkAll gives rooms with pushes their shares of the turn's writes. Fresh ones
 // are served before those in turn, so a small room has its push in this turn,
 // whatever the round of a big one takes. They may get ahead by a share, so those
-// in turn go on however many fresh ones there are. A room whose walk rests keeps
-// its place for nothing.
+// in turn go on however many fresh ones there are.
 func (b *Bucket) walkAll() (more bool) {
 	budget := b.gateway.cfg.TurnWrites
 	share := min(budget, walkShare)
-	b.gather = len(b.fresh)+len(b.walking) > 1
 	now := time.Now()
-	wait := time.Duration(0) // until the first of the rooms that rest may go on
-	for resting := 0; budget > 0; {
-		fresh := len(b.fresh) > 0 &&
-			(b.ahead == 0 || b.ahead+len(b.fresh[0].members) <= share || resting == len(b.walking))
+	b.rouse(now)
+	b.gather = b.fresh.len()+b.walking.len() > 1
+	for budget > 0 && b.fresh.len()+b.walking.len() > 0 {
+		fresh := b.fresh.len() > 0 &&
+			(b.ahead == 0 || b.ahead+len(b.fresh.first().members) <= share || b.walking.len() == 0)
+		from := &b.walking
 		if fresh {
-			b.walking = slices.Insert(b.walking, 0, b.fresh[0])
-			b.fresh = slices.Delete(b.fresh, 0, 1)
-		} else if resting == len(b.walking) {
-			break
+			from = &b.fresh
 		}
-		r := b.walking[0]
+		r := from.pop()
 		if rest := r.resting(now); rest > 0 {
-			if resting == 0 || rest < wait {
-				wait = rest
-			}
-			resting++
-			b.rotate(r)
+			b.rest(r, now, rest)
 			continue
 		}
-		resting = 0
-		n := 0
-		b.protect(nil, func() { n = b.walk(r, min(budget, share), now) })
+		n, whole := 0, false
+		b.protect(nil, func() { n, whole = b.walk(r, min(budget, share), now), true })
+		if !whole {
+			b.abandon(r)
+		}
 		now = time.Now()
 		n = max(n, 1)
 		budget -= n
 		switch {
 		case !fresh:
 			b.ahead = max(0, b.ahead-n)
-		case len(b.walking) > 1:
+		case b.walking.len() > 0:
 			b.ahead += n
 		}
 		if r.busy() {
-			b.rotate(r)
+			b.walking.push(r)
 		} else {
-			b.drop(r)
+			r.listed = false
 		}
 	}
-	more = budget <= 0 && len(b.fresh)+len(b.walking) > 0
-	if !more && len(b.walking) > 0 {
-		b.alarm.Reset(wait)
+	more = b.fresh.len()+b.walking.len() > 0
+	if !more && len(b.resting) > 0 {
+		b.alarm.Reset(b.resting[0].wakes.Sub(now))
 	}
 	b.walkAlls(max(budget, b.gateway.cfg.TurnWrites/2))
 	return more || b.allsReady()
-}
-
-// rotate puts the first of the walking rooms behind the others.
-func (b *Bucket) rotate(r *Room) {
-	copy(b.walking, b.walking[1:])
-	b.walking[len(b.walking)-1] = r
-}
-
-// drop takes the first of the walking rooms, which has no pushes any more, out.
-func (b *Bucket) drop(r *Room) {
-	copy(b.walking, b.walking[1:])
-	b.walking[len(b.walking)-1] = nil
-	b.walking = b.walking[:len(b.walking)-1]
-	r.listed = false
 }
 
 // Protect runs a handler of a session: a panic in it closes that session, not

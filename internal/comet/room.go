@@ -14,16 +14,19 @@ type Room struct {
 	members []member      // dense; order has no meaning
 	window  time.Duration // merge window of the room's type
 	top     timeline.Position
-	listed  bool // in Bucket.fresh or walking
+	listed  bool      // in Bucket.fresh, walking or resting
+	restsAt int       // place in Bucket.resting, plus 1
+	wakes   time.Time // end of the rest, where it is there
 
-	pushes  []roomPush // under way, oldest first
-	first   uint32     // sequence number of pushes[0]
-	waiting []roomPush // for the merge window, or for space
-	due     time.Time  // end of the merge window; zero: no window
-	bytes   int        // of pushes and waiting
-	under   int        // of pushes
-	cursor  int        // next member to visit
-	current int        // members that lack nothing of pushes
+	pushes  []roomPush          // under way, oldest first
+	first   uint32              // sequence number of pushes[0]
+	waiting []roomPush          // for the merge window, or for space
+	keys    map[string]struct{} // conflation keys of pushes and waiting
+	due     time.Time           // end of the merge window; zero: no window
+	bytes   int                 // of pushes and waiting
+	under   int                 // of pushes
+	cursor  int                 // next member to visit
+	current int                 // members that lack nothing of pushes
 	run     roomRun
 	done    tally         // of the pushes that are finished
 	ended   tally         // visits after which the member lacked nothing

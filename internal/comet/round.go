@@ -100,6 +100,7 @@ func (b *Bucket) pushRoom(r *Room, d *Delivery, index int) {
 		d.count(index, Counts{Slow: uint32(len(r.members))})
 		return
 	}
+	opens := len(r.waiting) == 0 // a window; not by the successor of what waited in it
 	if p.Conflate != "" {
 		b.conflate(r, p.Conflate)
 	}
@@ -108,16 +109,21 @@ func (b *Bucket) pushRoom(r *Room, d *Delivery, index int) {
 	case p.Class == High:
 		at = r.overtake(most)
 		r.due = time.Time{}
-	case at == 0 && r.window > 0:
+	case r.bytes+size > most: // a round is full: longer windows merge no more
+		r.due = time.Time{}
+	case opens && r.window > 0:
 		r.due = time.Now().Add(r.window)
 	}
 	r.waiting = slices.Insert(r.waiting, at, roomPush{pushRef: pushRef{d, index}, bytes: size})
 	r.bytes += size
 	b.backlog += size
 	d.hold()
-	if !r.listed {
+	switch {
+	case !r.listed:
 		r.listed = true
-		b.fresh = append(b.fresh, r)
+		b.fresh.push(r)
+	case r.restsAt > 0 && r.due.IsZero():
+		b.hasten(r, time.Now())
 	}
 }
 
@@ -134,20 +140,24 @@ func (r *Room) overtake(most int) int {
 	return len(r.waiting)
 }
 
-// conflate takes the push with this key out of those that wait, and out of
-// what is under way for the members that lack it.
+// conflate takes the push with this key, of which there is one at most, out of
+// those that wait, or out of what is under way for the members that lack it.
 func (b *Bucket) conflate(r *Room, key string) {
-	keyed := func(w roomPush) bool { return !w.settled && w.push().Conflate == key }
-	if i := slices.IndexFunc(r.waiting, keyed); i >= 0 {
+	if _, ok := r.keys[key]; !ok {
+		if r.keys == nil {
+			r.keys = map[string]struct{}{}
+		}
+		r.keys[key] = struct{}{}
+		return
+	}
+	if i := latest(r.waiting, key); i >= 0 {
 		old := r.waiting[i]
+		old.settled = true // the key goes on
 		r.waiting = slices.Delete(r.waiting, i, i+1)
 		b.finishPush(r, &old, Counts{Conflated: uint32(len(r.members))})
 		return
 	}
-	i := slices.IndexFunc(r.pushes, keyed)
-	if i < 0 {
-		return
-	}
+	i := latest(r.pushes, key)
 	b.endRun(r)
 	visited, lack := r.done, 0
 	for j := range r.pushes[:i+1] {
@@ -158,6 +168,16 @@ func (b *Bucket) conflate(r *Room, key string) {
 	old.settled = true
 	old.counts = visited.counts(old.push().Class)
 	old.counts.Conflated = uint32(lack)
+}
+
+// latest looks from the end: a key that changes often is there.
+func latest(pushes []roomPush, key string) int {
+	for i := len(pushes) - 1; i >= 0; i-- {
+		if w := &pushes[i]; !w.settled && w.push().Conflate == key {
+			return i
+		}
+	}
+	return -1
 }
 
 // A busy room would keep its loop writing without a pause, and take the
@@ -359,8 +379,30 @@ func (b *Bucket) finishPush(r *Room, w *roomPush, c Counts) {
 	b.backlog -= w.bytes
 	b.gateway.stats.delivered(int(c.Delivered), int(c.Slow))
 	b.gateway.stats.outcomes.Add(int(Conflated), int(c.Conflated))
+	if key := w.push().Conflate; key != "" && !w.settled {
+		delete(r.keys, key)
+	}
 	w.d.count(w.index, c)
 	w.d.release()
+}
+
+// abandon answers the pushes of a room whose walk has panicked, and leaves its
+// members as if they lacked nothing: the next walk would panic again.
+func (b *Bucket) abandon(r *Room) {
+	pushes := slices.Concat(r.pushes, r.waiting)
+	r.pushes, r.waiting, r.keys = nil, nil, nil
+	r.run, r.done, r.ended = roomRun{}, tally{}, tally{}
+	r.first, r.under, r.cursor, r.current = 0, 0, 0, len(r.members)
+	for i := range r.members {
+		r.members[i].next = 0
+	}
+	for i := range pushes {
+		w := &pushes[i]
+		if !w.settled {
+			w.counts = Counts{NotHere: uint32(len(r.members))}
+		}
+		b.protect(nil, func() { b.finishPush(r, w, w.counts) })
+	}
 }
 
 // missed hints at the newest stored push that a slow member did not get.

@@ -19,6 +19,7 @@ func (f *fixture) holdRoom(b *Bucket, key string) (release func()) {
 	return func() {
 		f.on(b, func() {
 			b.rooms[key].rested = time.Time{}
+			b.hasten(b.rooms[key], time.Now())
 			b.wake()
 		})
 	}
@@ -353,7 +354,7 @@ func roundsOfGuests(t *testing.T, b *Bucket, seed uint64) {
 		b.walk(room, 7, time.Now())
 		b.flush()
 	}
-	b.fresh = nil
+	b.fresh = roomQueue{}
 	checkGuests(t, seed, guests, pushed)
 	for _, g := range guests {
 		if !g.left {
@@ -435,7 +436,7 @@ func TestAPushJoinsAWalkThatIsUnderWay(t *testing.T) {
 				t.Errorf("%+v", d.Results[0].Counts)
 			}
 		}
-		b.fresh = nil
+		b.fresh = roomQueue{}
 		for _, g := range guests {
 			b.Closed(g.session)
 		}
@@ -462,7 +463,7 @@ func TestConflationUnderWay(t *testing.T) {
 		for r.busy() {
 			b.walk(r, 2, time.Now())
 		}
-		b.fresh = nil
+		b.fresh = roomQueue{}
 		for i, d := range all {
 			want := Counts{Delivered: 2, Conflated: 8}
 			if i == 4 {

@@ -11,6 +11,7 @@ import (
 // in their order.
 type turns struct {
 	t     *testing.T
+	f     *fixture
 	b     *Bucket
 	order []string
 }
@@ -19,13 +20,14 @@ type turns struct {
 func withTurns(t *testing.T, fn func(*turns)) {
 	f := newFixture(t, 1, func(c *Config) { c.TurnWrites = 64 })
 	f.g.maxSessions = 1000
-	w := &turns{t: t, b: f.buckets[0]}
+	w := &turns{t: t, f: f, b: f.buckets[0]}
 	f.on(w.b, func() {
 		fn(w)
 		for _, r := range w.b.rooms {
-			r.rested = time.Time{}
+			r.rested, r.due = time.Time{}, time.Time{}
+			w.b.hasten(r, time.Now())
 		}
-		for len(w.b.fresh)+len(w.b.walking) > 0 {
+		for w.b.fresh.len()+w.b.walking.len()+len(w.b.resting) > 0 {
 			w.turn()
 		}
 		for i := range w.b.slots {
@@ -151,7 +153,7 @@ func TestSmallRunsLeaveBeforeLargeOnes(t *testing.T) {
 		if n := w.turn(); slices.Index(w.order, big) < 10 || n[small] != 10 {
 			t.Errorf("%v: the first of the big room is number %d; want all of the small room before", n, slices.Index(w.order, big))
 		}
-		for len(w.b.walking) > 0 {
+		for w.b.walking.len() > 0 {
 			w.turn()
 		}
 		slices.Sort(both.got)
