@@ -2,10 +2,10 @@
 # Runs the reference measurements, one after the other, and writes their raw
 # reports into benchmarks/results/. Nothing else may run on the machine. It
 # takes about half an hour; "benchmarks/reference.sh NAME..." runs some of them,
-# "-l" lists them. "-attempts N" is for hours in which the machine is slow now
-# and then (see "Attempts" in README.md), and takes up to N times as long. Those
-# named goim-* measure goim, eight minutes; they are left out unless GOIM_BIN
-# names the folder of its programs (see goim.sh).
+# "-l" lists them, "-h" prints this. "-attempts N" is for hours in which the
+# machine is slow now and then (see "Attempts" in README.md), and takes up to N
+# times as long. Those named goim-* measure goim, eight minutes; they are left
+# out unless GOIM_BIN names the folder of its programs (see goim.sh).
 set -euo pipefail
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -43,10 +43,14 @@ goim-room-merged-tcp||room -rate 100,300,1000 -publishers 256 -repeat 3 -duratio
 goim-unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 5s
 goim-unicast-keys||unicast -route keys -rate 1000 -repeat 3 -duration 5s
 goim-idle-tcp|-warm 0|idle -conns 19000 -heartbeat 60s -duration 60s
-goim-connect|-warm 0|connect -inflight 2500 -repeat 3
+goim-connect||connect -inflight 2500 -repeat 7
 TEXT
 }
 
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  sed -n '2,/^set /s/^# \{0,1\}//p' benchmarks/reference.sh
+  exit
+fi
 if [[ ${1:-} == -l ]]; then
   runs
   exit
@@ -55,6 +59,13 @@ attempts=1
 if [[ ${1:-} == -attempts ]]; then
   attempts=${2:?} && shift 2
 fi
+names=$(runs | cut -d'|' -f1)
+for name in "$@"; do
+  grep -qxF -- "$name" <<<"$names" || {
+    echo "reference.sh: there is no measurement \"$name\"; -l lists them" >&2
+    exit 2
+  }
+done
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
 CGO_ENABLED=0 go build -o "$bin/" ./cmd/...
