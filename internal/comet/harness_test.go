@@ -112,6 +112,7 @@ type testLogic struct {
 	failed       int // calls of Refresh
 	block        chan struct{}
 	hang         bool // Refresh answers nothing
+	renewing     func(sessions int)
 	rooms        map[string]int32
 	canceled     []message.ID
 }
@@ -160,6 +161,12 @@ func (l *testLogic) Disconnect(_ context.Context, _ Node, refs []SessionRef) err
 }
 
 func (l *testLogic) Refresh(ctx context.Context, _ Node, r Refresh) (RefreshReply, error) {
+	l.mu.Lock()
+	renewing := l.renewing
+	l.mu.Unlock()
+	if renewing != nil {
+		renewing(len(r.Sessions))
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.hang {

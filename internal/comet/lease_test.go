@@ -68,6 +68,60 @@ func TestLostLeaseIsNotForgotten(t *testing.T) {
 	}
 }
 
+// Symptom: a user whose last session had ended was shown as online for the time
+// to live of a location (30 minutes), and got no offline push. Cause: the renewal
+// of that session was under way when it ended; it was served behind the
+// Disconnect and recorded the session again. A renewal that failed may have been
+// served all the same.
+func TestRenewalDoesNotBringBackAnEndedSession(t *testing.T) {
+	for _, fail := range []error{nil, errors.New("the answer was lost")} {
+		t.Run(fmt.Sprint("error ", fail), func(t *testing.T) {
+			f := newFixture(t, 2, nil)
+			f.connect(f.buckets[0], 1, `{"mid":1}`)
+			ended := f.connect(f.buckets[1], 1, `{"mid":2}`)
+			f.connect(f.buckets[1], 1, `{"mid":3}`)
+			entered, release := make(chan struct{}), make(chan struct{})
+			f.logic.mu.Lock()
+			f.logic.renewing = func(sessions int) {
+				if sessions > 0 {
+					entered <- struct{}{}
+					<-release
+				}
+			}
+			f.logic.mu.Unlock()
+			disconnected := func() []SessionRef {
+				f.logic.mu.Lock()
+				defer f.logic.mu.Unlock()
+				return slices.Clone(f.logic.disconnected)
+			}
+
+			done := make(chan struct{})
+			go func() {
+				f.g.resync()
+				close(done)
+			}()
+			<-entered
+			id := ended.session.id
+			f.on(ended.bucket, func() { ended.bucket.Close(ended.session, PeerClosed) })
+			waitFor(t, "the end of the session to be told", func() bool { return len(disconnected()) == 1 })
+			f.logic.mu.Lock()
+			f.logic.fail = fail
+			f.logic.mu.Unlock()
+			close(release)
+			<-done
+			waitFor(t, "it to be told behind the renewal", func() bool { return len(disconnected()) == 2 })
+			for _, b := range f.buckets {
+				f.on(b, func() {})
+			}
+			for _, ref := range disconnected() {
+				if ref.Session != id || ref.Mid != 2 {
+					t.Errorf("told of the end of %+v, want only session %x", ref, id)
+				}
+			}
+		})
+	}
+}
+
 // slowLogic holds a Refresh back and notes the order of what is done.
 type slowLogic struct {
 	*testLogic

@@ -2,6 +2,7 @@ package comet
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -242,6 +243,7 @@ func (g *Gateway) refresh(ctx context.Context, refs []SessionRef, rooms map[stri
 	info.ConnCount = int64(g.Sessions())
 	info.Offline = info.Offline || g.draining.Load()
 	reply, err := g.logic.Refresh(ctx, g.node, Refresh{Info: info, Sessions: refs, Rooms: rooms, Shares: shares})
+	g.takeBackEnded(refs) // also of a call that failed: it may have been served
 	// A call that failed may have taken a lost lease all the same: that it was
 	// lost is then told to nobody any more.
 	if err != nil || reply.Resync {
@@ -251,4 +253,31 @@ func (g *Gateway) refresh(ctx context.Context, refs []SessionRef, rooms map[stri
 		g.leasedMS.Store(g.nowMS())
 	}
 	return reply, err
+}
+
+// takeBackEnded tells logic once more of those of the renewed sessions that have
+// ended since they were collected: the renewal may have come behind their
+// Disconnect and have recorded them again, and then nobody would remove them.
+// One that ends later is told of by its end, which comes behind the renewal.
+func (g *Gateway) takeBackEnded(refs []SessionRef) {
+	buckets := *g.buckets.Load()
+	for len(refs) > 0 { // collected loop by loop
+		loop, _, _ := splitID(refs[0].Session)
+		n := slices.IndexFunc(refs, func(ref SessionRef) bool {
+			other, _, _ := splitID(ref.Session)
+			return other != loop
+		})
+		if n < 0 {
+			n = len(refs)
+		}
+		ofLoop := refs[:n]
+		refs = refs[n:]
+		buckets[loop].post(func(b *Bucket) {
+			for _, ref := range ofLoop {
+				if b.find(ref.Session) == nil {
+					g.disconnects.add(ref)
+				}
+			}
+		})
+	}
 }
