@@ -466,7 +466,8 @@ func TestKeysAfterASnapshot(t *testing.T) {
 // Symptom: after Redis had hung for some seconds, many keys named sessions that
 // did not exist, until their time to live was over; the clients that had come
 // back meanwhile were not reachable by key. Cause: a Redis that goes on serves
-// also what its callers gave up long ago, and in any order.
+// also what its callers gave up long ago, and in any order; a late renewal named
+// a session that had ended meanwhile.
 func TestLateConnectIsNotServed(t *testing.T) {
 	server := testdeps.Redis(t)
 	cfg := DefaultConfig()
@@ -479,21 +480,60 @@ func TestLateConnectIsNotServed(t *testing.T) {
 	if _, err := r.Nodes(t.Context()); err != nil { // reads the clock
 		t.Fatal(err)
 	}
-	server.Pause()
-	deadline, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	if _, err := r.Connect(deadline, info.Node, []presence.Session{{ID: 1, Mid: 1, Key: "k"}}); err == nil {
-		t.Fatal("a frozen Redis answered")
-	}
-	server.Resume()
-	located, err := r.Locate(t.Context(), []presence.Query{{Keys: []string{"k"}, Mids: []int64{1}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(located.Results[0]) != 0 {
-		t.Errorf("the session that was given up is located: %+v", located.Results[0])
+	late := []presence.Session{{ID: 1, Mid: 1, Key: "k"}}
+	for name, call := range map[string]func(ctx context.Context) error{
+		"connect": func(ctx context.Context) error { _, err := r.Connect(ctx, info.Node, late); return err },
+		"renew":   func(ctx context.Context) error { return r.Renew(ctx, info.Node, late) },
+	} {
+		server.Pause()
+		deadline, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		err := call(deadline)
+		cancel()
+		if err == nil {
+			t.Fatalf("%s: a frozen Redis answered", name)
+		}
+		server.Resume()
+		located, err := r.Locate(t.Context(), []presence.Query{{Keys: []string{"k"}, Mids: []int64{1}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(located.Results[0]) != 0 {
+			t.Errorf("%s: the session that was given up is located: %+v", name, located.Results[0])
+		}
 	}
 	if _, err := r.Connect(t.Context(), info.Node, []presence.Session{{ID: 2, Mid: 1, Key: "k"}}); err != nil {
 		t.Error(err)
+	}
+}
+
+// Symptom: a key whose holder's node had died named a session that had ended
+// meanwhile. Cause: the second step of a renewal, which takes such keys back, was
+// served behind the end of its caller.
+func TestLateTakeBackIsNotServed(t *testing.T) {
+	server := miniredis.RunT(t)
+	now := time.Now()
+	server.SetTime(now)
+	r := open(t, server.Addr(), long)
+	if _, err := r.Nodes(t.Context()); err != nil { // reads the clock
+		t.Fatal(err)
+	}
+	dead := []presence.Session{{ID: 1, Key: "k"}}
+	if _, err := r.Connect(t.Context(), node("dead"), dead); err != nil {
+		t.Fatal(err)
+	}
+	before, err := server.Get("key:k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	until := r.clock.deadline(ctx)
+	server.SetTime(now.Add(time.Minute)) // served a minute after it was asked
+	foreign := []foreignKey{{presence.Session{ID: 2, Key: "k"}, []byte(before)}}
+	if err := r.takeFromTheDead(ctx, node("a"), foreign, until); err == nil {
+		t.Error("no error")
+	}
+	if after, _ := server.Get("key:k"); after != before {
+		t.Errorf("the key was %q and is %q", before, after)
 	}
 }

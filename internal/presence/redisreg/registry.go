@@ -193,8 +193,9 @@ type foreignKey struct {
 }
 
 func (r *Registry) renew(ctx context.Context, node presence.Node, sessions []presence.Session) error {
-	users := r.putUsers(node, sessions, r.clock.deadline(ctx))
-	keys := r.renewKeys()
+	until := r.clock.deadline(ctx)
+	users := r.putUsers(node, sessions, until)
+	keys := r.renewKeys(until)
 	run := r.runID()
 	named := make([]presence.Session, 0, len(sessions)) // those with a key
 	for _, s := range sessions {
@@ -216,19 +217,19 @@ func (r *Registry) renew(ctx context.Context, node presence.Node, sessions []pre
 	if foreign == nil {
 		return nil
 	}
-	return r.takeFromTheDead(ctx, node, foreign)
+	return r.takeFromTheDead(ctx, node, foreign, until)
 }
 
 // takeFromTheDead gives keys to the renewed sessions where the session that
 // holds the key is on no live node, or may be forgotten. The check and the change are two steps, so
 // the change names the value that was checked: a Connect between them wins.
-func (r *Registry) takeFromTheDead(ctx context.Context, node presence.Node, foreign []foreignKey) error {
+func (r *Registry) takeFromTheDead(ctx context.Context, node presence.Node, foreign []foreignKey, until string) error {
 	live, err := r.readNodes(ctx)
 	if err != nil {
 		return err
 	}
 	index := byName(live)
-	keys, current := r.renewKeys(), r.runID()
+	keys, current := r.renewKeys(until), r.runID()
 	for _, f := range foreign {
 		at, ok := parseKeyValue(f.value)
 		if run := keyRun(f.value); ok && (run == "" || run == current) {
@@ -253,8 +254,8 @@ func (r *Registry) putUsers(node presence.Node, sessions []presence.Session, unt
 	return users
 }
 
-func (r *Registry) renewKeys() *calls {
-	return &calls{script: r.keyRenew, common: []any{r.ttlMS}}
+func (r *Registry) renewKeys(until string) *calls {
+	return &calls{script: r.keyRenew, common: []any{r.ttlMS, until}}
 }
 
 // run is a pipeline; the first error reply is the error of the whole.
