@@ -440,21 +440,16 @@ func (b *Bucket) renewals(n int) []SessionRef {
 	return refs
 }
 
-// closeSome closes up to n sessions from the end of the table.
-func (b *Bucket) closeSome(n int, why Reason) (left int) {
-	for i := len(b.slots) - 1; i >= 0; i-- {
-		s := b.slots[i].s
-		if s == nil {
-			continue
-		}
-		if n > 0 {
+// closeSome closes the share of the sessions that one of the steps left has,
+// from the end of the table. It rounds up: the last step closes what is left.
+func (b *Bucket) closeSome(steps int, why Reason) {
+	n := (len(b.slots) - len(b.free) + steps - 1) / steps
+	for i := len(b.slots) - 1; i >= 0 && n > 0; i-- {
+		if s := b.slots[i].s; s != nil {
 			n--
 			b.protect(nil, func() { b.Close(s, why) })
-		} else {
-			left++
 		}
 	}
-	return left
 }
 
 func millis(d time.Duration) int64 { return d.Milliseconds() }

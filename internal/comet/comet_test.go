@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/perseid-im/perseid/pkg/wire"
@@ -317,7 +318,8 @@ func TestAllAtASpeed(t *testing.T) {
 }
 
 func TestManyRooms(t *testing.T) {
-	f := newFixture(t, 1, func(c *Config) { c.MaxRooms = 2 })
+	f := newFixture(t, 1, func(c *Config) { c.MaxRooms = 4 })
+	f.logic.greeting = func(r *ConnectResult) { r.Rooms = []string{"live://8", "live://9"} }
 	c := f.connect(f.buckets[0], 2, `{"key":"k","room_id":"live://0"}`)
 	f.send(c, 2, wire.OpJoin, 2, `{"rooms":["live://1","bad","live://2","live://0"]}`)
 	// The answer waits until the jobs know of the room.
@@ -445,6 +447,58 @@ func TestDrain(t *testing.T) {
 	if !f.logic.refreshes[len(f.logic.refreshes)-1].Info.Offline {
 		t.Error("the node was not hidden from new clients")
 	}
+}
+
+// endedConn notes when its session is ended.
+type endedConn struct {
+	testConn
+	at time.Time
+}
+
+func (c *endedConn) Close() {
+	c.at = time.Now()
+	c.testConn.Close()
+}
+
+// Symptom: a drain took up to twice its window, and was cut off by the stop.
+// Cause: what was to be closed in a step was divided by the loops and rounded
+// down. A loop with more sessions than others took longer still.
+func TestDrainEndsWithinItsWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const window, step = 800 * time.Millisecond, 50 * time.Millisecond
+		f := newFixture(t, 16, nil)
+		var conns []*endedConn
+		for i, b := range f.buckets {
+			sessions := 31
+			if i == 0 {
+				sessions = 5 * 31
+			}
+			f.on(b, func() {
+				for range sessions {
+					c := &endedConn{testConn: testConn{bucket: b}}
+					c.session = b.Open(c, Stream, netip127())
+					conns = append(conns, c)
+				}
+			})
+		}
+		began := time.Now()
+		if err := f.g.Drain(t.Context(), window); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > window {
+			t.Errorf("it took %s", took)
+		}
+		closed := map[int]int{}
+		for _, c := range conns {
+			closed[int(c.at.Sub(began)/step)]++
+		}
+		for at, n := range closed {
+			// 15 loops with 2 of their 31, one with 10 of its 155.
+			if n > 15*2+10 {
+				t.Errorf("step %d closed %d", at, n)
+			}
+		}
+	})
 }
 
 func TestReasonsHaveUniqueCodesAndNames(t *testing.T) {

@@ -308,15 +308,13 @@ func (g *Gateway) Drain(ctx context.Context, window time.Duration) error {
 		g.log.Warn("could not tell that this node drains", "error", err)
 	}
 	const step = 50 * time.Millisecond
-	steps := max(int(window/step), 1)
-	share := (g.Sessions() + steps - 1) / steps
 	ticker := time.NewTicker(step)
 	defer ticker.Stop()
-	for left := g.Sessions(); left > 0; left = g.Sessions() {
-		buckets := *g.buckets.Load()
-		for _, b := range buckets {
-			n := max(share/len(buckets), 1)
-			if err := b.call(ctx, func(b *Bucket) { b.closeSome(n, Draining) }); err != nil {
+	// Each loop has its own pace, by what it still has: one with more sessions
+	// than others ends with them.
+	for steps := max(int(window/step), 1); g.Sessions() > 0; steps = max(steps-1, 1) {
+		for _, b := range *g.buckets.Load() {
+			if err := b.call(ctx, func(b *Bucket) { b.closeSome(steps, Draining) }); err != nil {
 				return fmt.Errorf("comet: drain: %d sessions left: %w", g.Sessions(), err)
 			}
 		}
