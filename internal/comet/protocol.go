@@ -362,6 +362,12 @@ func (b *Bucket) joinLeave(s *Session, p wire.Packet, reply wire.Header) {
 		b.replyJSON(s, reply.Op, p.Seq, refusal{Code: codeBadRequest, Reason: `body must be {"rooms":["type://id",...]} with one room or more`})
 		return
 	}
+	// A packet has space for thousands of names, and each costs the loop a look.
+	if most := b.gateway.cfg.MaxRooms; len(req.Rooms) > most {
+		reason := "body names " + strconv.Itoa(len(req.Rooms)) + " rooms: allowed is at most " + strconv.Itoa(most)
+		b.replyJSON(s, reply.Op, p.Seq, refusal{Code: codeBadRequest, Reason: reason})
+		return
+	}
 	var out roomsReply
 	var version uint64
 	for _, key := range req.Rooms {
@@ -398,8 +404,10 @@ func (b *Bucket) joinTops(s *Session, reply wire.Header, out roomsReply) bool {
 		return false
 	}
 	var tls []message.Timeline
+	listed := make(map[message.Timeline]bool, len(out.Rooms)) // a room may be named twice
 	for i := range out.Rooms {
-		if tl := roomTimeline(out.Rooms[i].Room); out.Rooms[i].OK && tl.CanStore() {
+		if tl := roomTimeline(out.Rooms[i].Room); out.Rooms[i].OK && tl.CanStore() && !listed[tl] {
+			listed[tl] = true
 			tls = append(tls, tl)
 		}
 	}

@@ -22,6 +22,7 @@ type library struct {
 	away      error
 	hold      chan struct{}
 	off       bool // nothing is stored
+	most      int  // timelines in one call of Tops
 }
 
 func (l *library) add(tl message.Timeline, m message.Message) {
@@ -129,6 +130,7 @@ func (l *library) Tops(_ context.Context, tls []message.Timeline) (tops []timeli
 	if l.off {
 		return nil, false, nil
 	}
+	l.most = max(l.most, len(tls))
 	for _, tl := range tls {
 		if n := len(l.entries[tl]); n > 0 {
 			tops = append(tops, timeline.Top{Timeline: tl, Position: timeline.Position{Epoch: 1, Seq: uint64(n)}})

@@ -331,6 +331,36 @@ func TestJoinTellsTheTop(t *testing.T) {
 	}
 }
 
+// Symptom: one packet of a client held its loop up for milliseconds, and asked
+// logic for thousands of tops in one call. Cause: a join might name as many rooms
+// as its 64 KB have space for, and the same one again and again.
+func TestJoinIsBounded(t *testing.T) {
+	f := newFixture(t, 1, func(c *Config) { c.MaxRooms, c.TopsPeriod = 3, time.Hour })
+	f.logic.add("r:live://1", storedChat("a"))
+	c := f.connect(f.buckets[0], 2, `{"mid":1}`)
+	const four = `{"rooms":["live://1","live://1","live://1","live://1"]}`
+	for i, op := range []wire.Op{wire.OpJoin, wire.OpLeave} {
+		if got := f.ask(c, op, int32(i)+2, four); got != `{"code":400,"reason":"body names 4 rooms: allowed is at most 3"}` {
+			t.Errorf("op %d: %s", op, got)
+		}
+	}
+	f.on(c.bucket, func() {
+		if n := len(c.session.rooms); n != 0 {
+			t.Errorf("the session is in %d rooms", n)
+		}
+	})
+	const first = `{"room":"live://1","ok":true,"epoch":1,"top":1}`
+	if got := f.ask(c, wire.OpJoin, 4, `{"rooms":["live://1","live://2","live://1"]}`); got !=
+		`{"rooms":[`+first+`,{"room":"live://2","ok":true},`+first+`]}` {
+		t.Error(got)
+	}
+	f.logic.library.mu.Lock()
+	defer f.logic.library.mu.Unlock()
+	if got := f.logic.most; got != 2 {
+		t.Errorf("logic was asked for %d tops in a call, want those of 2 rooms", got)
+	}
+}
+
 // The last push never came to this comet: the heartbeat tells.
 func TestHeartbeatTellsTopsOfPushesThatNeverCame(t *testing.T) {
 	f := newFixture(t, 1, func(c *Config) { c.TopsPeriod = time.Second })

@@ -95,12 +95,13 @@ func (c *Conn) accepts(ctx context.Context, op wire.Op, ops []wire.Op) error {
 }
 
 // Join enters rooms, besides those the session is in (version 2). The results
-// are in the order of the rooms; one that is not OK is no error.
+// are in the order of the rooms; one that is not OK is no error. More rooms at
+// once than a session can be in (128 by default) are, and none is entered.
 func (c *Conn) Join(ctx context.Context, rooms ...string) ([]RoomResult, error) {
 	return c.rooms(ctx, wire.OpJoin, rooms)
 }
 
-// Leave leaves rooms (version 2).
+// Leave leaves rooms (version 2), as many at once as Join takes.
 func (c *Conn) Leave(ctx context.Context, rooms ...string) ([]RoomResult, error) {
 	return c.rooms(ctx, wire.OpLeave, rooms)
 }
