@@ -68,7 +68,8 @@ type slot struct {
 const (
 	turnCalls   = 512
 	turnBatches = 64
-	walkShare   = 64 // writes for one room before the next room has its turn
+	turnUnits   = 4096 // pushes to rooms and to all, and sessions of the others; the batch that reaches it is taken whole
+	walkShare   = 64   // writes for one room before the next room has its turn
 )
 
 const (
@@ -164,12 +165,16 @@ func (b *Bucket) turn() {
 	behind := b.backlog >= b.gateway.cfg.BacklogBytes
 	b.batches = b.batches[:0]
 	if !behind {
-		var left bool
-		b.batches, left = b.pushes.Drain(b.batches, turnBatches)
-		more = more || left
-		for _, batch := range b.batches {
-			b.protect(nil, func() { b.apply(batch) })
+		left := true
+		for units := 0; left && len(b.batches) < turnBatches && units < turnUnits; {
+			n := len(b.batches)
+			b.batches, left = b.pushes.Drain(b.batches, 1)
+			for _, batch := range b.batches[n:] {
+				units += len(batch.units)
+				b.protect(nil, func() { b.apply(batch) })
+			}
 		}
+		more = more || left
 	}
 	if len(b.batches)+b.fresh.len()+b.walking.len()+len(b.resting)+len(b.alls) > 0 {
 		b.activeMS = b.nowMS

@@ -167,6 +167,10 @@ func (g *guard) lane(l Lane) *laneGuard {
 	return lg
 }
 
+// unitBytes is about what a target takes while it waits: its unit, the id of
+// its session and the outcome, in slices that have grown.
+const unitBytes = 24
+
 // Dispatch hands pushes of one lane to the loops and returns at once when
 // their mailboxes have room; a full mailbox makes it wait, which is what
 // slows the job down. Batches of one lane are applied in the order of the
@@ -205,7 +209,7 @@ func (g *Gateway) Dispatch(ctx context.Context, lane Lane, pushes []Push) (*Deli
 				}
 				fresh++
 				batches[at].units = append(batches[at].units, unit{int32(i), -1})
-				sizes[at] += len(p.Body) + wire.HeaderLen
+				sizes[at] += len(p.Body) + wire.HeaderLen + unitBytes
 			}
 		}
 		for t, id := range p.Sessions {
@@ -221,6 +225,7 @@ func (g *Gateway) Dispatch(ctx context.Context, lane Lane, pushes []Push) (*Deli
 				if len(units) == 0 || units[len(units)-1].push != int32(i) {
 					sizes[loop] += len(p.Body) + wire.HeaderLen
 				}
+				sizes[loop] += unitBytes
 				batches[loop].units = append(units, unit{int32(i), int32(t)})
 			}
 		}

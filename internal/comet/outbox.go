@@ -8,6 +8,9 @@ import (
 // maxKeptBuffer is the largest buffer a bucket keeps for reuse, in bytes.
 const maxKeptBuffer = 64 << 10
 
+// maxSpare are the packets that it keeps; a turn takes one for each push.
+const maxSpare = 256
+
 // outbox is what one turn of the loop has for one session; it leaves in one
 // write at the end of the turn, or before a large run is written. What the
 // socket does not take waits in the transport; both together are bounded by
@@ -181,7 +184,9 @@ func (b *Bucket) flush() {
 	for i, p := range b.sent {
 		b.unshare(p)
 		p.reset()
-		b.spare = append(b.spare, p)
+		if len(b.spare) < maxSpare {
+			b.spare = append(b.spare, p)
+		}
 		b.sent[i] = nil
 	}
 	b.sent = b.sent[:0]

@@ -162,3 +162,40 @@ func TestSmallRunsLeaveBeforeLargeOnes(t *testing.T) {
 		}
 	})
 }
+
+// Symptom: the loop looked at no socket for 0.7 s. Cause: a turn took 64 batches
+// of pushes, however many sessions they were to.
+func TestATurnTakesABoundedNumberOfTargets(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	b := f.buckets[0]
+	c := f.connect(b, 1, `{"mid":1,"key":"a","accepts":[1]}`)
+	entered, release := make(chan struct{}), make(chan struct{})
+	b.post(func(*Bucket) { close(entered); <-release })
+	<-entered
+	const batches, targets = 8, 1000
+	var all []*Delivery
+	for range batches {
+		to := make([]uint64, targets)
+		for i := range to {
+			to[i] = c.session.id
+		}
+		all = append(all, f.dispatch(Push{Op: 1, Sessions: to, Body: []byte{1}}))
+	}
+	if _, bytes := b.pushes.Len(); bytes < batches*targets*unitBytes {
+		t.Errorf("%d bytes wait in the mailbox, of %d targets", bytes, batches*targets)
+	}
+	writes := 0 // a session has one a turn
+	c.mu.Lock()
+	c.onWrite = func() { writes++ }
+	c.mu.Unlock()
+	close(release)
+	for _, d := range all {
+		f.result(d)
+	}
+	f.on(b, func() {
+		// Five batches reach the bound, three are left.
+		if got := len(c.bodies(t, 1)); writes != 2 || got != batches*targets {
+			t.Errorf("%d of %d pushes in %d turns, want 2", got, batches*targets, writes)
+		}
+	})
+}
