@@ -163,9 +163,8 @@ func (b *Bucket) allsReady() bool {
 	return len(b.alls) > 0 && (b.alls[0].perTick == 0 || b.alls[0].allowed > 0)
 }
 
-// passShare is how many slots of the table are passed over in the time of one
-// write. A slot takes about 23 ns, most of it to fetch the session from memory,
-// and a write is a call into the kernel of 1.5 us and more.
+// passShare is how many slots of the table that are passed over cost as much of
+// a turn as a write: a slot is a look into memory, a write a call of the kernel.
 const passShare = 64
 
 // walkAlls writes the oldest pushes to all to at most budget sessions. Slots

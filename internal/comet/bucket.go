@@ -168,11 +168,12 @@ func (b *Bucket) turn() {
 		left := true
 		for units := 0; left && len(b.batches) < turnBatches && units < turnUnits; {
 			n := len(b.batches)
-			b.batches, left = b.pushes.Drain(b.batches, 1)
-			for _, batch := range b.batches[n:] {
-				units += len(batch.units)
-				b.protect(nil, func() { b.apply(batch) })
+			if b.batches, left = b.pushes.Drain(b.batches, 1); len(b.batches) == n {
+				break
 			}
+			batch := b.batches[n]
+			units += len(batch.units)
+			b.protect(nil, func() { b.apply(batch) })
 		}
 		more = more || left
 	}

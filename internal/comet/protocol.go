@@ -404,13 +404,13 @@ func (b *Bucket) joinTops(s *Session, reply wire.Header, out roomsReply) bool {
 		return false
 	}
 	var tls []message.Timeline
-	listed := make(map[message.Timeline]bool, len(out.Rooms)) // a room may be named twice
 	for i := range out.Rooms {
-		if tl := roomTimeline(out.Rooms[i].Room); out.Rooms[i].OK && tl.CanStore() && !listed[tl] {
-			listed[tl] = true
+		if tl := roomTimeline(out.Rooms[i].Room); out.Rooms[i].OK && tl.CanStore() {
 			tls = append(tls, tl)
 		}
 	}
+	slices.Sort(tls)
+	tls = slices.Compact(tls) // a room may be named twice
 	return len(tls) > 0 && b.ask(s, func(ctx context.Context) func(*Bucket, *Session) {
 		tops, err := g.tops(ctx, tls)
 		if err != nil { // the session is in its rooms all the same; heartbeats tell the tops

@@ -104,7 +104,7 @@ func (b *Bucket) pushRoom(r *Room, d *Delivery, index int) {
 	if p.Conflate != "" {
 		b.conflate(r, p.Conflate)
 	}
-	at := len(r.waiting)
+	at, held := len(r.waiting), !r.due.IsZero()
 	switch {
 	case p.Class == High:
 		at = r.overtake(most)
@@ -122,7 +122,7 @@ func (b *Bucket) pushRoom(r *Room, d *Delivery, index int) {
 	case !r.listed:
 		r.listed = true
 		b.fresh.push(r)
-	case r.restsAt > 0 && r.due.IsZero():
+	case held && r.due.IsZero():
 		b.hasten(r, time.Now())
 	}
 }

@@ -163,7 +163,7 @@ func TestSmallRunsLeaveBeforeLargeOnes(t *testing.T) {
 	})
 }
 
-// Symptom: the loop looked at no socket for 0.7 s. Cause: a turn took 64 batches
+// Symptom: the loop looked at no socket for long. Cause: a turn took 64 batches
 // of pushes, however many sessions they were to.
 func TestATurnTakesABoundedNumberOfTargets(t *testing.T) {
 	f := newFixture(t, 1, nil)
