@@ -43,7 +43,7 @@ goim-room-merged-tcp||room -rate 100,300,1000 -publishers 256 -repeat 3 -duratio
 goim-unicast||unicast -rate 200,1000,4000,0 -repeat 3 -duration 5s
 goim-unicast-keys||unicast -route keys -rate 1000 -repeat 3 -duration 5s
 goim-idle-tcp|-warm 0|idle -conns 19000 -heartbeat 60s -duration 60s
-goim-connect||connect -inflight 2500 -repeat 7
+goim-connect||connect -limit -inflight 2500 -repeat 7
 TEXT
 }
 

@@ -149,8 +149,8 @@ func TestTablesAreFilledIn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("r.json", `{"medians":{"10 messages/s: room p99 ms":59.51},"results":{"ratio":1.2328,"per_s":21000}}`)
-	write("t.in", "| a | {r.json|10 messages/s: room p99 ms|%.0f} ms, {r.json|ratio|%.2f} x, {r.json|per_s*0.001|%.1f} k |\n")
+	write("r.json", `{"medians":{"10 messages/s: room p99 ms":59.51,"10 messages/s: job CPU":1.5,"10 messages/s: comet CPU":0.25,"20 messages/s: job CPU":9},"results":{"ratio":1.2328,"per_s":21000}}`)
+	write("t.in", "| a | {r.json|10 messages/s: room p99 ms|%.0f} ms, {r.json|ratio|%.2f} x, {r.json|per_s*0.001|%.1f} k, {r.json|10 messages/s: … CPU*10|%g} |\n")
 	write("doc.md", "text\n"+tableBegin+"old\n"+tableEnd+"\nmore\n")
 	write("spec.json", `{"tables":[{"template":"t.in","into":["doc.md"]}]}`)
 	var out, errs bytes.Buffer
@@ -160,12 +160,15 @@ func TestTablesAreFilledIn(t *testing.T) {
 		}
 	}
 	got, err := os.ReadFile(filepath.Join(dir, "doc.md"))
-	if want := "text\n" + tableBegin + "| a | 60 ms, 1.23 x, 21.0 k |\n" + tableEnd + "\nmore\n"; err != nil || string(got) != want {
+	if want := "text\n" + tableBegin + "| a | 60 ms, 1.23 x, 21.0 k, 17.5 |\n" + tableEnd + "\nmore\n"; err != nil || string(got) != want {
 		t.Errorf("%q, %v; want %q", got, err, want)
 	}
-	write("t.in", "{r.json|no such thing|%.0f}")
-	if code := command([]string{filepath.Join(dir, "spec.json")}, &out, &errs); code == 0 || !strings.Contains(errs.String(), "no such thing") {
-		t.Errorf("a hole without a value: code %d, %q", code, errs.String())
+	for _, key := range []string{"no such thing", "no … thing"} {
+		write("t.in", "{r.json|"+key+"|%.0f}")
+		errs.Reset()
+		if code := command([]string{filepath.Join(dir, "spec.json")}, &out, &errs); code == 0 || !strings.Contains(errs.String(), key) {
+			t.Errorf("a hole without a value: code %d, %q", code, errs.String())
+		}
 	}
 	write("t.in", "nothing")
 	write("doc.md", "no marks")

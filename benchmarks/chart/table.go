@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,7 +29,8 @@ const (
 )
 
 // hole is {report.json|key|format}: a key of the report's medians or results,
-// "*" and a factor may follow it; the format is that of fmt.
+// with "…" in it the sum of all that begin and end like it; "*" and a factor may
+// follow; the format is that of fmt.
 var hole = regexp.MustCompile(`\{([^|{}]+)\|([^|{}]+)\|([^|{}]+)\}`)
 
 func (t *tableSpec) fill(dir string, stdout io.Writer) error {
@@ -72,10 +75,7 @@ func lookUp(reports map[string]*scenario.Report, dir, file, key string) (float64
 		reports[file] = r
 	}
 	key, factor, scaled := strings.Cut(key, "*")
-	v, ok := r.Medians[key]
-	if !ok {
-		v, ok = r.Results[key]
-	}
+	v, ok := valueOf(r, key)
 	if !ok {
 		return 0, fmt.Errorf("%s has no median or result %q", file, key)
 	}
@@ -87,6 +87,22 @@ func lookUp(reports map[string]*scenario.Report, dir, file, key string) (float64
 		v *= f
 	}
 	return v, nil
+}
+
+func valueOf(r *scenario.Report, key string) (v float64, ok bool) {
+	begin, end, sum := strings.Cut(key, "…")
+	if !sum {
+		if v, ok = r.Medians[key]; !ok {
+			v, ok = r.Results[key]
+		}
+		return v, ok
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.Medians)) { // in order: sums of floats depend on it
+		if strings.HasPrefix(k, begin) && strings.HasSuffix(k, end) {
+			v, ok = v+r.Medians[k], true
+		}
+	}
+	return v, ok
 }
 
 // insert replaces what stands between the marks of a document.
