@@ -204,10 +204,28 @@ func (b *Bucket) walkAlls(budget int) {
 			return
 		}
 		left -= passShare // its end: also a walk over an empty table takes time
-		copy(b.alls, b.alls[1:])
-		b.alls[len(b.alls)-1] = nil
-		b.alls = b.alls[:len(b.alls)-1]
-		b.answerAll(w)
-		b.endAll(w)
+		b.finishAll(w)
 	}
+}
+
+// finishAll takes the walk at the head out of those that wait, and answers it.
+func (b *Bucket) finishAll(w *allWalk) {
+	b.alls[0] = nil
+	b.alls = b.alls[1:]
+	b.answerAll(w)
+	b.endAll(w)
+}
+
+// abandonAll ends the walk that has panicked: it would panic again, in every
+// turn. Those behind it have not begun.
+func (b *Bucket) abandonAll() {
+	if len(b.alls) == 0 || !b.alls[0].begun {
+		return
+	}
+	w := b.alls[0]
+	b.protect(nil, func() {
+		w.next = max(w.next-1, 0) // who was in turn has no outcome yet
+		b.skipRest(w, func(c *Counts) *uint32 { return &c.NotHere })
+		b.finishAll(w)
+	})
 }

@@ -95,3 +95,34 @@ func TestPassedSlotsTakeNothingOfAPace(t *testing.T) {
 		}
 	})
 }
+
+// Symptom: a panic in the walk of a push to all ended the process, and all of
+// its sessions. Cause: only the walks of rooms were protected.
+func TestAPanicInAPushToAllEndsThatPush(t *testing.T) {
+	withTurns(t, func(w *turns) {
+		members := []*guest{w.member(roomOne), w.member(roomOne), w.member(roomOne)}
+		for _, m := range members {
+			m.session.accepts = []wire.Op{1}
+		}
+		d := &Delivery{Pushes: make([]Push, 2), Results: make([]PushResult, 2), done: make(chan struct{})}
+		for i := range d.Pushes {
+			d.Pushes[i] = Push{Op: 1, All: true, Body: make([]byte, 4)}
+			w.b.pushAll(d, i)
+		}
+		w.f.panics = 1
+		conn := members[1].session.conn
+		members[1].session.conn = nil // a write to it panics
+		w.b.walkAll()
+		members[1].session.conn = conn
+		w.turn()
+		if len(w.b.alls) != 0 || w.b.backlog != 0 {
+			t.Errorf("%d walks are left, %d bytes", len(w.b.alls), w.b.backlog)
+		}
+		if got := d.Results[0].Counts; got != (Counts{Delivered: 1, NotHere: 2}) {
+			t.Errorf("the push: %+v", got)
+		}
+		if got := d.Results[1].Counts; got != (Counts{Delivered: 3}) {
+			t.Errorf("the push behind it: %+v", got)
+		}
+	})
+}

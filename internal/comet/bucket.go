@@ -253,7 +253,11 @@ func (b *Bucket) walkAll() (more bool) {
 	if !more && len(b.resting) > 0 {
 		b.alarm.Reset(b.resting[0].wakes.Sub(now))
 	}
-	b.walkAlls(max(budget, b.gateway.cfg.TurnWrites/2))
+	whole := false
+	b.protect(nil, func() { b.walkAlls(max(budget, b.gateway.cfg.TurnWrites/2)); whole = true })
+	if !whole {
+		b.abandonAll()
+	}
 	return more || b.allsReady()
 }
 
