@@ -161,6 +161,12 @@ func (m *member) ConsumeClaim(session sarama.ConsumerGroupSession, from sarama.C
 	if err != nil {
 		return err
 	}
+	if from.InitialOffset() < 0 {
+		// What is committed may be beyond the end: of a topic of this name that
+		// was there before. Marks only grow, so none would be committed up to
+		// that offset, and the next owner would go on from it.
+		session.ResetOffset(topic, partition, 0, "")
+	}
 	// In a partition that never had a record there is nothing to commit.
 	if newest, err := m.client.GetOffset(topic, partition, sarama.OffsetNewest); from.InitialOffset() < 0 && (err != nil || newest > 0) {
 		logger.Warn("kafka: nothing is committed for the partition, or what is committed is gone; reading from the oldest record")
