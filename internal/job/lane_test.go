@@ -366,6 +366,30 @@ func TestLaneOfAnotherLife(t *testing.T) {
 	})
 }
 
+// Symptom: a job kept a little memory for every life of a comet that another
+// one had taken the address of, for ever. Cause: such a life has stopped before
+// its lease ends, and what left was forgotten only when it stopped.
+func TestLivesThatStoppedBeforeTheyLeftAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.close(t)
+		synctest.Wait()
+		b.edge.other.Store(true)
+		b.lane.offer(b.deliveries(0, 1, 10))
+		<-b.edge.sent
+		b.edge.answers <- nil // cuts the stream
+		<-b.comet.done
+		b.router.set()
+		time.Sleep(2 * b.cfg.NodeRefresh)
+		synctest.Wait()
+		b.nodes.mu.Lock()
+		defer b.nodes.mu.Unlock()
+		if n, left := len(*b.nodes.live.Load()), len(b.nodes.retired); n != 0 || left != 0 {
+			t.Errorf("%d comets are listed, %d that left are kept", n, left)
+		}
+	})
+}
+
 // Answers of logic overtake each other. A comet is taken out only by an answer
 // that is certainly newer than the last one that listed it.
 func TestLateAnswerDoesNotTakeOutAComet(t *testing.T) {

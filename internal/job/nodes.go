@@ -106,11 +106,16 @@ func (n *nodes) change(asked, answered since, list []Node, buf []*comet) []*come
 	return buf
 }
 
-// retire lets a comet finish; mu is held.
+// retire lets a comet finish; mu is held. One that has stopped already, since
+// another life has its address, has nobody left to forget it.
 func (n *nodes) retire(id life, c *comet) {
 	n.job.log.Info("comet left", slog.String("node", id.name), slog.Uint64("incarnation", id.incarnation))
-	n.retired[id] = c
 	c.leave()
+	select {
+	case <-c.done:
+	default:
+		n.retired[id] = c
+	}
 }
 
 // start makes the comet of a life; mu is held. If the same life was here
