@@ -100,7 +100,7 @@ func (k *keeper) route(ctx context.Context) (n int, routes Routes, comets []*com
 	pause := in.job.backoff()
 	n = len(in.items)
 	var full bool
-	for failures := 0; ; {
+	for failures, rewinds := 0, 0; ; {
 		routes, full, comets, err = in.job.ask(ctx, &k.fold, in.items[:n], in.dispatch.comets[:0])
 		switch {
 		case err == nil && len(routes.Results) > 0:
@@ -116,6 +116,12 @@ func (k *keeper) route(ctx context.Context) (n int, routes Routes, comets []*com
 		case errors.Is(err, timeline.ErrStaleFence):
 			return 0, Routes{}, nil, fmt.Errorf("append: %w", err)
 		case errors.Is(err, timeline.ErrRewind):
+			// Once more is most likely two logics that see two stores, which
+			// would go on with every call.
+			if rewinds > 0 && !pause.wait(ctx) {
+				return 0, Routes{}, nil, fmt.Errorf("append: %w", errors.Join(err, ctx.Err()))
+			}
+			rewinds++
 			if err := k.rewind(ctx); err != nil {
 				return 0, Routes{}, nil, err
 			}
