@@ -150,7 +150,8 @@ func unreadable(r *stream.Record) error {
 	return nil
 }
 
-// deadLetter keeps trying: an unreadable record is never skipped.
+// deadLetter keeps trying: an unreadable record is never skipped. A revoked
+// claim takes none any more, so the next owner has to.
 func (in *intake) deadLetter(ctx context.Context, r stream.Record) error {
 	pause := in.job.backoff()
 	in.log.Error("unreadable record goes to the dead-letter topic",
@@ -165,7 +166,7 @@ func (in *intake) deadLetter(ctx context.Context, r stream.Record) error {
 		if !failed {
 			in.log.Warn("dead-letter topic refuses, the partition waits", slog.Any("error", err))
 		}
-		if !pause.wait(ctx) {
+		if errors.Is(err, stream.ErrRevoked) || !pause.wait(ctx) {
 			return fmt.Errorf("dead letter of offset %d: %w", r.Offset, errors.Join(err, ctx.Err()))
 		}
 	}

@@ -74,6 +74,33 @@ func TestDeadLetterTopicAway(t *testing.T) {
 	}
 }
 
+// Symptom: while the dead-letter topic was away, every rebalance and the stop
+// of a job with an unreadable record took finish_timeout. Cause: the claim
+// refused the dead letter because it was revoked, and was asked again and again.
+func TestRevokeWhileTheDeadLetterTopicIsAway(t *testing.T) {
+	w := newWorld(t, "a")
+	_, p, r := w.one(testConfig())
+	r.mu.Lock()
+	r.deadError = 1 << 30
+	r.mu.Unlock()
+	p.appendRecord(stream.Record{Err: errors.New("garbage")})
+	checkFor(t, "an attempt", func() error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.deadError == 1<<30 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	r.revoke() // the budget, the worker's context, goes on
+	if err := r.ended(t); !errors.Is(err, stream.ErrRevoked) {
+		t.Errorf("Work = %v", err)
+	}
+	if p.behind() == nil {
+		t.Error("the unreadable record was completed")
+	}
+}
+
 func TestLogicOutage(t *testing.T) {
 	for _, how := range []string{"break", "error", "hang"} {
 		t.Run(how, func(t *testing.T) {

@@ -141,6 +141,9 @@ func (c *stubClaim) Complete(offset int64) {
 func (c *stubClaim) DeadLetter(_ context.Context, r stream.Record) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.revoked {
+		return stream.ErrRevoked
+	}
 	if c.deadError > 0 {
 		c.deadError--
 		return errDeadLetter

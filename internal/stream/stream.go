@@ -65,7 +65,8 @@ type Claim interface {
 	// contiguous prefix of complete records is marked for commit.
 	Complete(offset int64)
 	// DeadLetter puts an unreadable record into the dead-letter topic and
-	// returns when it is durable there. It does not complete the record.
+	// returns when it is durable there. It does not complete the record. After
+	// a revocation it answers ErrRevoked: the next owner gets the record again.
 	DeadLetter(ctx context.Context, r Record) error
 }
 
