@@ -29,9 +29,9 @@ type follower struct {
 
 	c       *Conn // of now
 	lines   map[string]*line
-	syncing bool // a sync is unanswered
-	asking  bool // so is the question where the user stands
-	pausing bool // a retry is due
+	syncing bool     // a sync is unanswered
+	asking  []string // so is the question where the user stands in these timelines
+	pausing bool     // a retry is due
 	acks    map[string]bool
 	unacked int
 }
@@ -101,7 +101,7 @@ func (f *follower) resume(ctx context.Context, auth Auth) ([]resumeItem, error) 
 
 // begin starts to follow on a new connection.
 func (f *follower) begin(ctx context.Context, c *Conn, resumed []resumeItem) error {
-	f.c, f.syncing, f.asking, f.pausing = c, false, false, false
+	f.c, f.syncing, f.asking, f.pausing = c, false, nil, false
 	for _, l := range f.lines {
 		l.blocked, l.more, l.resumed, l.dropped = false, false, false, 0
 		clear(l.held)
@@ -275,10 +275,11 @@ func (f *follower) event(ctx context.Context, e *event) error {
 		f.pausing = false
 	}
 	if e.standings {
-		f.asking = false
+		asked := f.asking
+		f.asking = nil
 		switch e.failed {
 		case 0, 400, 403, 404, 501: // those above 0 stay so: the user stands nowhere
-			if err := f.stand(ctx, e.stand); err != nil {
+			if err := f.stand(ctx, asked, e.stand); err != nil {
 				return err
 			}
 		default:
@@ -298,19 +299,19 @@ func (f *follower) event(ctx context.Context, e *event) error {
 
 // ask asks where the user stands in timelines that this device does not know.
 func (f *follower) ask() error {
-	if f.asking || f.pausing {
+	if f.asking != nil || f.pausing {
 		return nil
 	}
 	body := ackBody{Reply: true}
 	for _, l := range f.lines {
 		if !l.known && l.top.Seq > 0 && len(body.Acks) < maxSync {
 			body.Acks = append(body.Acks, ackItem{l.name, l.top.Epoch, 0})
+			f.asking = append(f.asking, l.name)
 		}
 	}
 	if len(body.Acks) == 0 {
 		return nil
 	}
-	f.asking = true
 	return f.post(wire.OpAck, body, standingsEvent)
 }
 
@@ -324,9 +325,11 @@ func (f *follower) post(op wire.Op, body any, became func([]byte) *event) error 
 
 // stand begins timelines where the user stands; those in which the user was
 // never: the inbox at its begin, a room at what is new since it was entered.
-func (f *follower) stand(ctx context.Context, stand []standing) error {
-	for _, l := range f.lines {
-		if l.known || l.top.Seq == 0 {
+// Only of those that were asked for it is known that the user was never there.
+func (f *follower) stand(ctx context.Context, asked []string, stand []standing) error {
+	for _, name := range asked {
+		l := f.lines[name]
+		if l.known {
 			continue
 		}
 		l.known = true
