@@ -43,6 +43,7 @@ type line struct {
 	known   bool   // at is good; otherwise where to begin is being found out
 	asked   Cursor // where at was when a page was asked for
 	top     Cursor // newest that was heard of
+	from    Cursor // where what was heard of begins: all of a room for who never was there
 	more    bool   // the last page did not reach the top
 	resumed bool   // in the auth packet; its page is on the way
 	blocked bool   // the server does not give it
@@ -104,7 +105,7 @@ func (f *follower) begin(ctx context.Context, c *Conn, resumed []resumeItem) err
 	f.c, f.syncing, f.asking, f.pausing = c, false, nil, false
 	for _, l := range f.lines {
 		l.blocked, l.more, l.resumed, l.dropped = false, false, false, 0
-		clear(l.held)
+		clear(l.held) // pages give it again
 		l.bytes = 0
 	}
 	for _, r := range resumed {
@@ -134,17 +135,12 @@ func (f *follower) message(ctx context.Context, m Message) error {
 		return nil
 	}
 	at := Cursor{m.Epoch, m.Seq}
-	if !l.known && l.top.Seq == 0 { // the first that is heard of it
-		l.known = true
-		if l.name != inboxOf(f.c.session.Mid) {
-			l.at = Cursor{m.Epoch, m.Seq - 1}
-		}
-	}
-	switch {
-	case !l.known:
+	if !l.known { // the user may stand below it
+		l.hear(at, m.Seq-1)
 		l.hold(at, m)
-		return nil
-	case l.at == Cursor{} && m.Seq == 1:
+		return f.ask()
+	}
+	if l.at == (Cursor{}) && m.Seq == 1 {
 		l.at.Epoch = m.Epoch
 	}
 	switch {
@@ -158,6 +154,17 @@ func (f *follower) message(ctx context.Context, m Message) error {
 	}
 	l.hold(at, m)
 	return f.sync()
+}
+
+// hear takes in that a position is there, and what came before it.
+func (l *line) hear(at Cursor, before uint64) {
+	if l.top.Seq == 0 || at.Epoch != l.top.Epoch {
+		l.from = Cursor{at.Epoch, before}
+	}
+	l.from.Seq = min(l.from.Seq, before)
+	if at.Epoch != l.top.Epoch || at.Seq > l.top.Seq {
+		l.top = at
+	}
 }
 
 // hold keeps a message for later; with no room the highest ones go first, they
@@ -249,8 +256,8 @@ func (f *follower) event(ctx context.Context, e *event) error {
 		if err != nil {
 			return err
 		}
-		if l != nil && (t.Epoch != l.top.Epoch || t.Top > l.top.Seq) {
-			l.top = Cursor{t.Epoch, t.Top}
+		if l != nil {
+			l.hear(Cursor{t.Epoch, t.Top}, t.Top)
 		}
 	}
 	for _, name := range e.joined {
@@ -338,12 +345,7 @@ func (f *follower) stand(ctx context.Context, asked []string, stand []standing) 
 		case i >= 0:
 			l.at = Cursor{stand[i].Epoch, stand[i].Acked}
 		case l.name != inboxOf(f.c.session.Mid):
-			l.at = l.top
-			for c := range l.held {
-				if c.Epoch == l.at.Epoch {
-					l.at.Seq = min(l.at.Seq, c.Seq-1)
-				}
-			}
+			l.at = l.from
 		}
 		if err := f.save(ctx, l); err != nil {
 			return err

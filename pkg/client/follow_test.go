@@ -29,10 +29,11 @@ type shelf struct {
 	peers     map[*clienttest.Peer]bool
 	resumed   []string // bodies of auth packets
 	published map[string]int
-	fail      int // 2: the next publish is lost with its connection, the one after it is to be tried again
-	behind    int // of the next syncs are answered "later"
-	most      int // entries of one answer; 0 = no bound
-	noStand   int // of the next questions where the user stands, too
+	fail      int  // 2: the next publish is lost with its connection, the one after it is to be tried again
+	behind    int  // of the next syncs are answered "later"
+	most      int  // entries of one answer; 0 = no bound
+	noStand   int  // of the next questions where the user stands, too
+	early     bool // the newest message of the room is pushed before the answer to a join
 }
 
 func newShelf(t *testing.T) *shelf {
@@ -186,6 +187,11 @@ func (s *shelf) answer(p *clienttest.Peer, req wire.Packet) error {
 			return p.Write(reply(wire.OpAckReply, req.Seq, map[string]any{"cursors": stand}))
 		}
 	case wire.OpJoin:
+		if s.early {
+			if err := p.Write(s.packet("r:live://1", uint64(len(s.entries["r:live://1"])))); err != nil {
+				return err
+			}
+		}
 		return p.Write(reply(wire.OpJoinReply, req.Seq, map[string]any{"rooms": []map[string]any{{"room": "live://1", "ok": true, "epoch": s.epoch, "top": len(s.entries["r:live://1"])}}}))
 	case wire.OpHistory:
 		packets, pages := s.pages([]cursor{{Timeline: "u:7", Epoch: s.epoch}})
@@ -379,6 +385,36 @@ func TestWhereTheUserStandsInWhatIsJoinedMeanwhile(t *testing.T) {
 	r := s.read(t, client.Config{}, true)
 	r.expect(t, "u:7", numbered(6, 8))
 	r.expect(t, "r:live://1", numbered(7, 8))
+}
+
+// Symptom: a new device skipped what a room had above the user's cursor, and
+// acknowledged it. Cause: a push that came before the answer to the join was
+// taken for the begin of the room.
+func TestAPushBeforeTheJoinIsAnswered(t *testing.T) {
+	s := newShelf(t)
+	s.early = true
+	s.add("r:live://1", numbered(1, 8)...)
+	s.acked["r:live://1"] = 5
+	r := s.read(t, client.Config{}, true)
+	r.expect(t, "r:live://1", numbered(6, 8))
+}
+
+// Symptom: messages of a room were skipped by who had just entered it for the
+// first time. Cause: the connection ended before the server had said where the
+// user stands, and the room began where it was when it was entered again.
+func TestARoomBeginsWhenItIsFirstEntered(t *testing.T) {
+	s := newShelf(t)
+	s.noStand = 1
+	s.add("r:live://1", "old")
+	r := s.read(t, client.Config{}, true)
+	eventually(t, "the question", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.noStand == 0 })
+	s.add("r:live://1", "new")
+	s.mu.Lock()
+	for p := range s.peers {
+		_ = p.Close()
+	}
+	s.mu.Unlock()
+	r.expect(t, "r:live://1", []string{"new"})
 }
 
 // Symptom: a client that was behind in several timelines paused for a second
