@@ -70,8 +70,9 @@ func (c *Client) end(err error) {
 // Publish sends a message until the server has accepted it, over as many
 // connections as that takes, and returns its id. The server makes one message
 // of the attempts. It ends with ctx, with the end of Run, or with a no that
-// another attempt does not change: a [RefusedError]. The message may have been
-// accepted also when ctx ended: with the same ClientID it can be sent again.
+// another attempt does not change: a [RefusedError], or that the message does
+// not fit into a packet. The message may have been accepted also when ctx
+// ended: with the same ClientID it can be sent again.
 func (c *Client) Publish(ctx context.Context, m Outgoing) (id string, err error) {
 	if m.ClientID == "" {
 		var b [16]byte
@@ -90,7 +91,7 @@ func (c *Client) Publish(ctx context.Context, m Outgoing) (id string, err error)
 		if err == nil {
 			return id, nil
 		}
-		if refused, ok := errors.AsType[*RefusedError](err); ok && refused.Code < 500 || errors.Is(err, ErrVersion) || ok && refused.Code == 501 {
+		if refused, ok := errors.AsType[*RefusedError](err); ok && (refused.Code < 500 || refused.Code == 501) || errors.Is(err, ErrVersion) || errors.Is(err, errTooLarge) {
 			return "", err
 		}
 		if ctx.Err() != nil {

@@ -212,7 +212,7 @@ func (c *Conn) callWith(ctx context.Context, op wire.Op, body []byte, waiting *c
 		limit = wire.MaxBodyV1
 	}
 	if len(body) > limit {
-		return nil, fmt.Errorf("the body has %d bytes, allowed is %d", len(body), limit)
+		return nil, fmt.Errorf("%w: the body has %d bytes, allowed is %d", errTooLarge, len(body), limit)
 	}
 	select {
 	case c.calls <- struct{}{}:

@@ -17,6 +17,8 @@ var (
 	// on a connection of version 1, or this client from a server that speaks
 	// only version 1.
 	ErrVersion = errors.New("version 2 of the protocol needed")
+	// errTooLarge says that something does not fit into a packet. It was not sent.
+	errTooLarge = errors.New("too large")
 )
 
 // RefusedError is the server's no to one request (version 2).

@@ -524,6 +524,21 @@ func TestPublishUntilAccepted(t *testing.T) {
 	}
 }
 
+// Symptom: Publish of a message that is too large never returned. Cause: it was
+// refused on this side, which was taken for a failure of the connection.
+func TestPublishOfWhatIsTooLarge(t *testing.T) {
+	s := newShelf(t)
+	r := s.read(t, client.Config{}, false)
+	for _, m := range []client.Outgoing{
+		{To: "u:8", Op: 1000, Body: make([]byte, wire.MaxBodyV2)},
+		{To: "u:8", Op: 1000, ClientID: strings.Repeat("x", 1<<16)},
+	} {
+		if _, err := r.Publish(context20(t), m); err == nil || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%d bytes: %v", len(m.Body), err)
+		}
+	}
+}
+
 func TestHistory(t *testing.T) {
 	s := newShelf(t)
 	s.add("u:7", "a", "b")

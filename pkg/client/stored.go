@@ -43,7 +43,7 @@ func (c *Conn) Publish(ctx context.Context, m Outgoing) (id string, err error) {
 		return "", fmt.Errorf("client: publish: %w", err)
 	}
 	if len(head) > 0xffff {
-		return "", fmt.Errorf("client: publish: %d bytes of names: allowed is 65535", len(head))
+		return "", fmt.Errorf("client: publish: %w: %d bytes of names, allowed is 65535", errTooLarge, len(head))
 	}
 	body := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(head)+len(m.Body)), uint16(len(head)))
 	body = append(append(body, head...), m.Body...)
