@@ -76,6 +76,26 @@ func (b *Bucket) news(s *Session) (changed []topBody) {
 	return changed
 }
 
+// toldByPage counts the top of a page as the one that the session was told last:
+// that of a store that is being rebuilt is lower than what a heartbeat has told,
+// and the client goes by it.
+func (b *Bucket) toldByPage(s *Session, t timeline.Top) {
+	if s.tops == nil {
+		return
+	}
+	room, inRoom := t.Timeline.Room()
+	switch {
+	case t.Timeline == message.AllTimeline:
+		s.tops.toldAll = t.Position
+	case !inRoom:
+		s.tops.toldInbox = t.Position // there are no pages of other inboxes
+	default:
+		if i := s.roomIndex(room); i >= 0 {
+			s.rooms[i].told = t.Position
+		}
+	}
+}
+
 // learn takes in what logic says about tops. Timelines that this session does
 // not read are skipped.
 func (b *Bucket) learn(s *Session, known []timeline.Top) {

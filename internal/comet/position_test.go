@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/pkg/wire"
 )
 
@@ -130,6 +131,36 @@ func TestHintToASessionThatIsTooSlow(t *testing.T) {
 	f.send(c, 2, wire.OpHeartbeat, 2, "")
 	if got := c.bodies(t, wire.OpHeartbeatReply); !slices.Equal(got, []string{`{"online":1,"tops":[{"tl":"r:live://1","epoch":1,"top":3}]}`}) {
 		t.Errorf("heartbeat %q", got)
+	}
+}
+
+// Symptom: the last messages of a timeline reached a client only with the next
+// one. Cause: Redis was lost between the heartbeat that told the top and the
+// sync, whose page was the archive's, with a lower top; the heartbeats told the
+// top no more, since it had not changed.
+func TestATopAbovePagesIsToldAgain(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	c := f.connect(f.buckets[0], 2, `{"mid":1,"room_id":"live://1"}`)
+	for _, tl := range []message.Timeline{"u:1", "r:live://1", "r:sys://all"} {
+		f.logic.add(tl, storedChat("archived"))
+	}
+	f.push(Push{Op: 1000, Sessions: []uint64{c.session.id}, Positions: []wire.Position{{Seq: 2, Epoch: 1}}})
+	f.push(Push{Op: 1000, Room: "live://1", Positions: []wire.Position{{Seq: 2, Epoch: 1, Timeline: "r:live://1"}}})
+	f.push(Push{Op: 1000, All: true, Positions: []wire.Position{{Seq: 2, Epoch: 1, Timeline: "r:sys://all"}}})
+	tops := `{"online":1,"tops":[{"tl":"u:1","epoch":1,"top":2},{"tl":"r:sys://all","epoch":1,"top":2},{"tl":"r:live://1","epoch":1,"top":2}]}`
+	for seq := int32(2); seq < 6; seq += 2 {
+		if got := f.ask(c, wire.OpHeartbeat, seq, ""); got != tops {
+			t.Fatalf("heartbeat %d: %s", seq, got)
+		}
+		if got := f.ask(c, wire.OpSync, seq+1, `{"cursors":[{"tl":"u:1"},{"tl":"r:live://1"},{"tl":"r:sys://all"}]}`); strings.Count(got, `"top":1,`) != 3 {
+			t.Fatalf("sync: %s", got)
+		}
+	}
+	f.ask(c, wire.OpHistory, 6, `{"tl":"u:1"}`) // does not say where the client stands
+	f.ask(c, wire.OpHeartbeat, 7, "")
+	f.ask(c, wire.OpHistory, 8, `{"tl":"u:1"}`)
+	if got := f.ask(c, wire.OpHeartbeat, 9, ""); got != `{"online":1}` {
+		t.Errorf("after a history: %s", got)
 	}
 }
 

@@ -199,7 +199,11 @@ func (b *Bucket) writePages(s *Session, pages []Page, reply wire.Header, seq int
 		if page.Code != 0 {
 			continue
 		}
-		b.learn(s, []timeline.Top{{Timeline: page.Timeline, Position: timeline.Position{Epoch: page.Epoch, Seq: page.Top}}})
+		top := timeline.Top{Timeline: page.Timeline, Position: timeline.Position{Epoch: page.Epoch, Seq: page.Top}}
+		b.learn(s, []timeline.Top{top})
+		if seq == 0 {
+			b.toldByPage(s, top)
+		}
 		name := string(page.Timeline)
 		if _, inbox := page.Timeline.Mid(); inbox {
 			name = ""
