@@ -52,6 +52,9 @@ func (g *Gateway) askLoop() {
 func (g *Gateway) postSession(id uint64, fn func(*Bucket, *Session)) {
 	buckets := *g.buckets.Load()
 	loop, _, _ := splitID(id)
+	if int(loop) >= len(buckets) { // it was not this process that gave it out
+		return
+	}
 	buckets[loop].post(func(b *Bucket) {
 		if s := b.find(id); s != nil && s.state != closed {
 			b.protect(s, func() { fn(b, s) })

@@ -49,8 +49,9 @@ type Bucket struct {
 	buffers  [][]byte
 	batches  []*bucketBatch
 	calls    []func(*Bucket)
-	renew    uint32 // next slot to renew the location of
-	topsNext int    // next slot to ask the tops for
+	renew    uint32   // next slot to renew the location of
+	keyless  []uint64 // sessions to renew before: their keys are free again
+	topsNext int      // next slot to ask the tops for
 	nowMS    int64
 	activeMS int64 // when a push was last under way, or a client connected or sent more than a heartbeat
 	napAsked bool  // a nap is on its way to the loop
@@ -382,7 +383,7 @@ func (b *Bucket) end(s *Session, why Reason) {
 	// While logic is asked nobody knows what it will answer: the reply finds
 	// no session and takes the location back.
 	if was == live || was == confirming {
-		g.disconnects.add(s.ref())
+		g.disconnects.add(ended{SessionRef: s.ref()})
 	}
 }
 
@@ -432,9 +433,17 @@ func (b *Bucket) call(ctx context.Context, fn func(*Bucket)) error {
 	}
 }
 
-// renewals returns the next n live sessions in slot order.
+// renewals returns the next n live sessions in slot order, behind those that
+// lack their keys.
 func (b *Bucket) renewals(n int) []SessionRef {
 	var refs []SessionRef
+	for _, id := range b.keyless {
+		if s := b.find(id); s != nil && s.recorded() {
+			refs = append(refs, s.ref())
+		}
+	}
+	b.keyless = nil
+	n += len(refs)
 	for range b.slots {
 		if len(refs) >= n {
 			break
@@ -442,7 +451,7 @@ func (b *Bucket) renewals(n int) []SessionRef {
 		if int(b.renew) >= len(b.slots) {
 			b.renew = 0
 		}
-		if s := b.slots[b.renew].s; s != nil && (s.state == live || s.state == confirming) {
+		if s := b.slots[b.renew].s; s != nil && s.recorded() {
 			refs = append(refs, s.ref())
 		}
 		b.renew++

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,5 +109,56 @@ func BenchmarkJoinWhileAJobIsSilent(b *testing.B) {
 	}()
 	for i := 0; b.Loop(); i++ {
 		x.whenConfirmed(x.enter(fmt.Sprintf("live://%d", i)).version, func() {})
+	}
+}
+
+// lateLogic keeps the first Connect back until it is released, as a logic does
+// that hangs for a while.
+type lateLogic struct {
+	*testLogic
+	calls            atomic.Int32
+	entered, release chan struct{}
+}
+
+func (l *lateLogic) Connect(ctx context.Context, node Node, items []ConnectItem) ([]ConnectResult, error) {
+	if l.calls.Add(1) == 1 {
+		close(l.entered)
+		<-l.release
+	}
+	return l.testLogic.Connect(ctx, node, items)
+}
+
+// Symptom: a client whose auth hung in one logic gave up and came back through
+// another one; a moment later its new session was closed as "replaced", which
+// tells it to stay away. Cause: the first logic recorded the old session after
+// the new one, so the new one had to yield to a session that was gone.
+func TestALateAnswerForAGoneSessionReplacesNobody(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	logic := &lateLogic{testLogic: f.logic, entered: make(chan struct{}), release: make(chan struct{})}
+	f.g.logic = logic // before the first session: the workers sleep
+	gone := f.open(f.buckets[0], Stream)
+	f.send(gone, 2, wire.OpAuth, 1, token)
+	<-logic.entered
+	f.on(gone.bucket, func() { gone.bucket.Closed(gone.session) })
+	f.connect(f.buckets[0], 2, `{"mid":2,"key":"another"}`) // in the slot of gone
+	back := f.connect(f.buckets[0], 2, token)
+	close(logic.release)
+	id := back.session.id
+	var keyless []uint64
+	waitFor(t, "the key to be free", func() bool {
+		f.on(back.bucket, func() { keyless = slices.Clone(back.bucket.keyless) })
+		return len(keyless) > 0 || back.ended != ""
+	})
+	if back.ended != "" {
+		t.Fatalf("the session of the client that came back ended: %q", back.bodies(t, wire.OpBye))
+	}
+	// The removal of gone took the key with it: back must have it again with the
+	// next renewal, not when its turn comes.
+	refs, err := f.g.collect(t.Context(), 0)
+	if err != nil || !slices.ContainsFunc(refs, func(r SessionRef) bool { return r.Session == id && r.Key == "k1" }) {
+		t.Errorf("renewed next: %+v (%v), want session %x among them", refs, err, id)
+	}
+	if refs, _ = f.g.collect(t.Context(), 0); len(refs) != 1 {
+		t.Errorf("renewed after that: %+v, want one", refs)
 	}
 }

@@ -47,7 +47,7 @@ type Gateway struct {
 	deflation   deflation
 	broadcasts  *broadcasts
 	connects    *batchQueue[ConnectItem]
-	disconnects *batchQueue[SessionRef]
+	disconnects *batchQueue[ended]
 	asks        *batchQueue[ask]
 	publishes   *batchQueue[PublishItem]
 	acks        *batchQueue[AckItem]
@@ -101,7 +101,7 @@ func New(cfg Config, node Node, info NodeInfo, maxSessions int, deps Deps) (*Gat
 	g := &Gateway{
 		cfg: cfg, windows: windows, node: node, info: info, logic: deps.Logic, log: deps.Log, clock: deps.Clock,
 		connects:    newBatchQueue[ConnectItem](cfg.ConnectQueue, cfg.ConnectBatch, connectPatience),
-		disconnects: newBatchQueue[SessionRef](maxSlots, cfg.ConnectBatch, connectPatience),
+		disconnects: newBatchQueue[ended](maxSlots, cfg.ConnectBatch, connectPatience),
 		asks:        newBatchQueue[ask](cfg.UpstreamQueue, 1, 0),
 		publishes:   newBatchQueue[PublishItem](cfg.UpstreamQueue, cfg.ConnectBatch, 0),
 		acks:        newBatchQueue[AckItem](cfg.UpstreamQueue, cfg.ConnectBatch, 0),

@@ -62,14 +62,21 @@ func (b *Bucket) auth(s *Session, p wire.Packet, cookie string) {
 // connected takes logic's answer.
 func (b *Bucket) connected(id uint64, r ConnectResult) {
 	s := b.find(id)
-	if r.Code == 0 && r.Replaced != 0 && r.Replaced != id {
-		b.gateway.Kick([]uint64{r.Replaced}, Replaced)
+	replaced := r.Replaced
+	if replaced == id {
+		replaced = 0
 	}
 	if s == nil || s.state != connecting {
+		// Its client may be back already: the session that had the key is then
+		// the newer one, which a logic that was slow with this one has answered
+		// first. It gets the key back.
 		if r.Code == 0 {
-			b.gateway.disconnects.add(SessionRef{Session: id, Mid: r.Mid, Key: r.Key})
+			b.gateway.disconnects.add(ended{SessionRef{Session: id, Mid: r.Mid, Key: r.Key}, replaced})
 		}
 		return
+	}
+	if r.Code == 0 && replaced != 0 {
+		b.gateway.Kick([]uint64{replaced}, Replaced)
 	}
 	if r.Code != 0 {
 		why := ReasonOf(r.Code)

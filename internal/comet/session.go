@@ -145,6 +145,9 @@ func (s *Session) online() int32 {
 	return s.lastRoom.local.Load()
 }
 
+// recorded tells whether logic knows where the session is.
+func (s *Session) recorded() bool { return s.state == live || s.state == confirming }
+
 func (s *Session) ref() SessionRef { return SessionRef{Session: s.id, Mid: s.mid, Key: s.key} }
 
 // A session id is loop (8 bits), generation (28 bits), slot (28 bits). The

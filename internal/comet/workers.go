@@ -64,22 +64,40 @@ func (g *Gateway) answer(items []ConnectItem, results []ConnectResult) {
 	}
 }
 
+// ended is a session whose location is to be removed.
+type ended struct {
+	SessionRef
+	had uint64 // session of this node that had its key before and may need it again; 0 = none
+}
+
 // disconnectLoop tells logic of ended sessions. It tries again until logic
 // answers or the comet ends: what is never told becomes void with the lease.
 func (g *Gateway) disconnectLoop() { g.disconnects.serve(g.life, g.disconnect) }
 
-func (g *Gateway) disconnect(refs []SessionRef) {
+func (g *Gateway) disconnect(sessions []ended) {
+	refs := make([]SessionRef, len(sessions))
+	for i := range sessions {
+		refs[i] = sessions[i].SessionRef
+	}
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
 		err := g.logic.Disconnect(ctx, g.node, refs)
 		cancel()
-		if err == nil || g.life.Err() != nil {
+		if err == nil {
+			break
+		}
+		if g.life.Err() != nil {
 			return
 		}
 		g.logicFailed("disconnect", err)
 		select {
 		case <-time.After(wait):
 		case <-g.stopped:
+		}
+	}
+	for i := range sessions {
+		if had := sessions[i].had; had != 0 {
+			g.postSession(had, func(b *Bucket, s *Session) { b.keyless = append(b.keyless, s.id) })
 		}
 	}
 }
@@ -275,7 +293,7 @@ func (g *Gateway) takeBackEnded(refs []SessionRef) {
 		buckets[loop].post(func(b *Bucket) {
 			for _, ref := range ofLoop {
 				if b.find(ref.Session) == nil {
-					g.disconnects.add(ref)
+					g.disconnects.add(ended{SessionRef: ref})
 				}
 			}
 		})
