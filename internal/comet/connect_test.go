@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/perseid-im/perseid/pkg/wire"
@@ -161,4 +162,46 @@ func TestALateAnswerForAGoneSessionReplacesNobody(t *testing.T) {
 	if refs, _ = f.g.collect(t.Context(), 0); len(refs) != 1 {
 		t.Errorf("renewed after that: %+v, want one", refs)
 	}
+}
+
+// busyLogic works before it answers a Connect.
+type busyLogic struct {
+	*testLogic
+	work func(sessions int)
+}
+
+func (l *busyLogic) Connect(ctx context.Context, node Node, items []ConnectItem) ([]ConnectResult, error) {
+	l.work(len(items))
+	return l.testLogic.Connect(ctx, node, items)
+}
+
+// Symptom: in a storm that logic could not take, after some seconds nobody got
+// in any more. Cause: sessions were asked about in the order in which they had
+// come, however long ago that was: by then each of them had lost its patience,
+// or had none left for the answer.
+func TestAStormDoesNotShutEverybodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, 1, func(c *Config) { c.ConnectWorkers, c.ConnectBatch = 1, 1 })
+		const clients, every = 600, 50 * time.Millisecond
+		f.g.logic = &busyLogic{f.logic, func(n int) { time.Sleep(time.Duration(n) * 2 * every) }} // it can take half of them
+		f.g.clock, f.g.born = time.Now, time.Now()
+		var conns []*testConn
+		for i := range clients {
+			c := f.open(f.buckets[0], Stream)
+			f.send(c, 1, wire.OpAuth, 1, fmt.Sprintf(`{"mid":%d}`, i+1))
+			conns = append(conns, c)
+			time.Sleep(every)
+			f.g.Tick()
+		}
+		time.Sleep(f.g.cfg.HandshakeTimeout)
+		f.g.Tick()
+		synctest.Wait()
+		in := 0
+		for _, c := range conns {
+			in += len(c.bodies(t, wire.OpAuthReply))
+		}
+		if in < clients/3 {
+			t.Errorf("%d of %d got in, while logic was asked about every second one", in, clients)
+		}
+	})
 }

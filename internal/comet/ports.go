@@ -76,6 +76,7 @@ type ConnectItem struct {
 	Cookie  string
 	IP      netip.Addr
 	Ver     int16
+	sinceMS int64 // when it came, by Gateway.nowMS
 }
 
 // ConnectResult answers a ConnectItem. Code 0 means accepted.

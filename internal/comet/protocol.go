@@ -53,7 +53,7 @@ func (b *Bucket) auth(s *Session, p wire.Packet, cookie string) {
 	s.state = connecting
 	s.paused = true
 	s.authSeq = p.Seq
-	item := ConnectItem{Session: s.id, Token: slices.Clone(p.Body), Cookie: cookie, IP: s.ip, Ver: ver}
+	item := ConnectItem{Session: s.id, Token: slices.Clone(p.Body), Cookie: cookie, IP: s.ip, Ver: ver, sinceMS: b.gateway.nowMS()}
 	if !b.gateway.connects.add(item) {
 		b.Close(s, LogicUnavailable)
 	}

@@ -13,7 +13,22 @@ const connectPatience = 5 * time.Millisecond
 // connectLoop asks logic about the sessions that want to be authenticated.
 func (g *Gateway) connectLoop() { g.connects.serve(g.life, g.connect) }
 
+// connect asks about those that have not waited for too long. When more come than
+// logic can take, it would else be asked only about sessions whose handshake is
+// over before they are answered, for as long as the storm lasts.
 func (g *Gateway) connect(items []ConnectItem) {
+	patient := g.nowMS() - millis(g.cfg.HandshakeTimeout)/2
+	late := slices.IndexFunc(items, func(it ConnectItem) bool { return it.sinceMS >= patient }) // oldest first
+	if late < 0 {
+		late = len(items)
+	}
+	if late > 0 {
+		g.answer(items[:late], unavailable(late, "too many wait"))
+		items = items[late:]
+	}
+	if len(items) == 0 {
+		return
+	}
 	ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
 	results, err := g.logic.Connect(ctx, g.node, items)
 	if err != nil && ctx.Err() == nil {
@@ -30,14 +45,20 @@ func (g *Gateway) connect(items []ConnectItem) {
 		results = nil
 	}
 	if results == nil {
-		results = make([]ConnectResult, len(items))
-		for i := range results {
-			// Logic may have recorded them all the same; a location of a
-			// session that is gone answers NotHere and expires.
-			results[i] = ConnectResult{Code: LogicUnavailable.Code(), Reason: "logic did not answer"}
-		}
+		// Logic may have recorded them all the same; a location of a session that
+		// is gone answers NotHere and expires.
+		results = unavailable(len(items), "logic did not answer")
 	}
 	g.answer(items, results)
+}
+
+// unavailable tells n sessions to come back.
+func unavailable(n int, reason string) []ConnectResult {
+	results := make([]ConnectResult, n)
+	for i := range results {
+		results[i] = ConnectResult{Code: LogicUnavailable.Code(), Reason: reason}
+	}
+	return results
 }
 
 // answer brings results to the loops, one call per loop.
