@@ -9,6 +9,7 @@ import (
 // it returns is run on the loop, if the session is still there.
 type ask struct {
 	session uint64
+	sinceMS int64 // when it came, by Gateway.nowMS
 	run     func(ctx context.Context) func(*Bucket, *Session)
 }
 
@@ -16,7 +17,7 @@ type ask struct {
 // keep the order of the requests, and a session has one question under way.
 // False means that too much waits already.
 func (b *Bucket) ask(s *Session, run func(ctx context.Context) func(*Bucket, *Session)) bool {
-	if !b.gateway.asks.add(ask{s.id, run}) {
+	if !b.gateway.asks.add(ask{s.id, b.gateway.nowMS(), run}) {
 		return false
 	}
 	b.await(s)
@@ -34,11 +35,22 @@ func (b *Bucket) answered(s *Session) {
 	b.resume(s)
 }
 
+// tooLate tells whether what came at sinceMS has waited for a worker for as long
+// as a call may take. It is refused without a call: its session waits, and reads
+// no heartbeats, while those before it run into their deadlines.
+func (g *Gateway) tooLate(sinceMS int64) bool {
+	return g.nowMS()-sinceMS > millis(g.cfg.LogicTimeout)
+}
+
 // askLoop is a worker for the questions of sessions.
 func (g *Gateway) askLoop() {
 	g.asks.serve(g.life, func(asks []ask) {
 		a := asks[0] // a batch is one
-		ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
+		timeout := g.cfg.LogicTimeout
+		if g.tooLate(a.sinceMS) {
+			timeout = 0
+		}
+		ctx, cancel := context.WithTimeout(g.life, timeout)
 		answer := a.run(ctx)
 		cancel()
 		g.postSession(a.session, func(b *Bucket, s *Session) {
@@ -83,6 +95,13 @@ func (g *Gateway) publishLoop() {
 }
 
 func (g *Gateway) publish(items []PublishItem) {
+	for len(items) > 0 && g.tooLate(items[0].sinceMS) { // the oldest
+		g.answerPublish(&items[0], publishLater())
+		items = items[1:]
+	}
+	if len(items) == 0 {
+		return
+	}
 	ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)
 	results, err := g.logic.Publish(ctx, g.node, items)
 	cancel()
@@ -97,15 +116,23 @@ func (g *Gateway) publish(items []PublishItem) {
 			no := refusalOf(err)
 			result = Published{Code: no.Code, Reason: no.Reason}
 		}
-		it := &items[i]
-		g.postSession(it.Session, func(b *Bucket, s *Session) {
-			b.published(s, it.ClientID, it.answer, result)
-			b.answered(s)
-		})
+		g.answerPublish(&items[i], result)
 	}
 	if err != nil {
 		g.askFailed("publish", err)
 	}
+}
+
+func (g *Gateway) answerPublish(it *PublishItem, result Published) {
+	g.postSession(it.Session, func(b *Bucket, s *Session) {
+		b.published(s, it.ClientID, it.answer, result)
+		b.answered(s)
+	})
+}
+
+// publishLater refuses a message that has no room to wait, or waited for too long.
+func publishLater() Published {
+	return Published{Code: codeRetry, Reason: "too many messages wait, try again later"}
 }
 
 // ackLoop hands acks to logic. One that is lost costs a message that is

@@ -93,6 +93,7 @@ type PublishItem struct {
 	FlagsSet message.Flags
 	Payload  []byte
 	answer   int32
+	sinceMS  int64 // when it came, by Gateway.nowMS
 }
 
 // Published answers a PublishItem.

@@ -395,7 +395,8 @@ func (b *Bucket) send(s *Session, p wire.Packet, reply wire.Header) {
 		return
 	}
 	item := PublishItem{
-		Reader: s.reader(), To: req.To, Op: req.Op, ClientID: req.ClientID, Payload: slices.Clone(p.Body[n:]), answer: reply.Seq,
+		Reader: s.reader(), To: req.To, Op: req.Op, ClientID: req.ClientID, Payload: slices.Clone(p.Body[n:]),
+		answer: reply.Seq, sinceMS: b.gateway.nowMS(),
 	}
 	var known bool
 	if item.Kind, known = message.ParseKind(req.Kind); req.Kind != "" && !known {
@@ -417,7 +418,7 @@ func (b *Bucket) send(s *Session, p wire.Packet, reply wire.Header) {
 		item.InRoom = s.roomIndex(room) >= 0
 	}
 	if !b.gateway.publishes.add(item) {
-		b.published(s, req.ClientID, reply.Seq, Published{Code: codeRetry, Reason: "too many messages wait, try again later"})
+		b.published(s, req.ClientID, reply.Seq, publishLater())
 		return
 	}
 	b.await(s)
