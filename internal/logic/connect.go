@@ -43,11 +43,10 @@ type SessionReading struct {
 }
 
 // Connect authenticates sessions of one node and records where they are. The
-// results are parallel to the items; it never fails as a whole.
+// results are parallel to the items; it never fails as a whole. A session is
+// recorded when nothing else can turn it away: nobody would remove it.
 func (c *Core) Connect(ctx context.Context, node presence.Node, items []ConnectItem) []ConnectResult {
 	results := make([]ConnectResult, len(items))
-	sessions := make([]presence.Session, 0, len(items))
-	index := make([]int, 0, len(items)) // of the result of each session
 	for i, item := range items {
 		identity, err := c.identify(ctx, item)
 		if err != nil {
@@ -58,35 +57,52 @@ func (c *Core) Connect(ctx context.Context, node presence.Node, items []ConnectI
 			Identity:  identity,
 			Heartbeat: c.cfg.Node.Heartbeat * time.Duration(c.cfg.Node.HeartbeatMax),
 		}
-		sessions = append(sessions, presence.Session{ID: item.Session, Mid: identity.Mid, Key: identity.Key})
-		index = append(index, i)
 	}
-	if len(sessions) > 0 {
-		ctx, cancel := context.WithTimeout(ctx, c.cfg.PresenceTimeout)
-		defer cancel()
-		replaced, err := c.presence.Connect(ctx, node, sessions)
-		if err == nil && len(replaced) != len(sessions) {
-			err = errors.New("answers do not match the sessions")
-		}
-		if err != nil {
-			c.metrics.presence.Inc(forConnect)
-			c.storms.Warn("connect", "sessions turned away, presence does not answer", "node", node.Name, "sessions", len(sessions), "error", err)
-		}
-		for n, i := range index {
-			if err != nil {
-				results[i] = ConnectResult{Code: CodeUnavailable, Reason: "presence is away, reconnect"}
-				continue
-			}
-			results[i].Replaced = replaced[n]
-		}
-		if err == nil {
-			c.startReading(ctx, node, items, results, index)
-		}
+	// One deadline for rooms and tops: comets do not wait for long.
+	reading, cancel := context.WithTimeout(ctx, c.cfg.TimelineTimeout)
+	defer cancel()
+	c.connectRooms(reading, node, items, results)
+	if c.recordSessions(ctx, node, items, results) {
+		c.connectTops(reading, items, results)
 	}
 	for i := range results {
 		c.metrics.connect.Inc(connectResult(results[i].Code))
 	}
 	return results
+}
+
+// recordSessions tells presence of the sessions that are not turned away, and
+// whether there are any afterwards.
+func (c *Core) recordSessions(ctx context.Context, node presence.Node, items []ConnectItem, results []ConnectResult) bool {
+	sessions := make([]presence.Session, 0, len(items))
+	index := make([]int, 0, len(items)) // of the result of each session
+	for i, item := range items {
+		if results[i].Code == 0 {
+			sessions = append(sessions, presence.Session{ID: item.Session, Mid: results[i].Mid, Key: results[i].Key})
+			index = append(index, i)
+		}
+	}
+	if len(sessions) == 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.PresenceTimeout)
+	defer cancel()
+	replaced, err := c.presence.Connect(ctx, node, sessions)
+	if err == nil && len(replaced) != len(sessions) {
+		err = errors.New("answers do not match the sessions")
+	}
+	if err != nil {
+		c.metrics.presence.Inc(forConnect)
+		c.storms.Warn("connect", "sessions turned away, presence does not answer", "node", node.Name, "sessions", len(sessions), "error", err)
+	}
+	for n, i := range index {
+		if err != nil {
+			results[i] = ConnectResult{Code: CodeUnavailable, Reason: "presence is away, reconnect"}
+			continue
+		}
+		results[i].Replaced = replaced[n]
+	}
+	return err == nil
 }
 
 func (c *Core) identify(ctx context.Context, item ConnectItem) (Identity, error) {

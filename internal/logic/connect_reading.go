@@ -19,21 +19,17 @@ const (
 	roomsReaders    = 16 // users whose rooms are read at the same time
 )
 
-// startReading adds to accepted sessions of version 2 what they read: the
-// durable rooms of their users, the tops, and what they want to resume. Tops
-// are read after presence knows the session, so a message is pushed to it or
-// below a top it is told later. A session whose rooms cannot be read is turned
+// connectRooms adds to sessions of version 2 what they want to resume and the
+// durable rooms of their users. A session whose rooms cannot be read is turned
 // away: it would miss what is said in them without knowing.
-func (c *Core) startReading(ctx context.Context, node presence.Node, items []ConnectItem, results []ConnectResult, accepted []int) {
+func (c *Core) connectRooms(ctx context.Context, node presence.Node, items []ConnectItem, results []ConnectResult) {
 	if c.timelines == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.TimelineTimeout)
-	defer cancel()
 	var readers sync.WaitGroup
 	places := make(chan struct{}, roomsReaders)
-	for _, i := range accepted {
-		if items[i].Ver < 2 {
+	for i := range items {
+		if items[i].Ver < 2 || results[i].Code != 0 {
 			continue
 		}
 		results[i].Resume = parseResume(items[i].Token)
@@ -53,7 +49,6 @@ func (c *Core) startReading(ctx context.Context, node presence.Node, items []Con
 		})
 	}
 	readers.Wait()
-	c.connectTops(ctx, items, results, accepted)
 }
 
 // durableRooms are the rooms that the user is a member of now.
@@ -79,13 +74,17 @@ func (c *Core) durableRooms(ctx context.Context, mid int64) (rooms []string, err
 	return rooms, nil
 }
 
-// connectTops adds the tops. Without them the sessions learn from their first
-// sync.
-func (c *Core) connectTops(ctx context.Context, items []ConnectItem, results []ConnectResult, accepted []int) {
+// connectTops adds the tops to sessions of version 2. They are read after
+// presence knows the session, so a message is pushed to it or below a top it is
+// told later. Without them the sessions learn from their first sync.
+func (c *Core) connectTops(ctx context.Context, items []ConnectItem, results []ConnectResult) {
+	if c.timelines == nil {
+		return
+	}
 	type want struct{ result, from, to int } // of tls
 	var wants []want
 	var tls []message.Timeline
-	for _, i := range accepted {
+	for i := range items {
 		r := &results[i]
 		if items[i].Ver < 2 || r.Code != 0 {
 			continue

@@ -3,6 +3,7 @@ package logic_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -213,5 +214,40 @@ func TestNothingStored(t *testing.T) {
 	}
 	if got := core.Publish(t.Context(), []logic.Publishing{{Mid: 7, To: "u:8", Op: 1000}}); got[0].Code != logic.CodeNoStore {
 		t.Errorf("%+v", got)
+	}
+}
+
+// roomless cannot read the rooms of users.
+type roomless struct{ logic.Timelines }
+
+func (roomless) RoomsOf(context.Context, int64, message.Timeline, int) ([]timeline.Membership, error) {
+	return nil, errors.New("SQL is away")
+}
+
+// Symptom: while SQL was away, users whose clients tried to connect counted as
+// online, got no offline push, and lost the key of the session that they had, for
+// half an hour. Cause: a session was recorded before its rooms were read; when
+// they could not be read it was turned away, and nobody removed it.
+func TestTurnedAwaySessionsAreNotRecorded(t *testing.T) {
+	l := newLibrary(t)
+	core := l.env.Core(t, func(_ *logic.Config, d *logic.Deps) { d.Timelines = roomless{l.store} })
+	node := l.env.Comet(t, presence.NodeInfo{Node: one("c1")})
+	before, away := item(1, `{"mid":7,"key":"k"}`), item(2, `{"mid":7,"key":"k"}`)
+	away.Ver = 2
+	if got := core.Connect(t.Context(), node, []logic.ConnectItem{before}); got[0].Code != 0 {
+		t.Fatalf("%+v", got)
+	}
+	got := core.Connect(t.Context(), node, []logic.ConnectItem{away, item(3, `{"mid":8}`)})
+	if got[0].Code != logic.CodeUnavailable || got[0].Key != "" || got[1].Code != 0 {
+		t.Errorf("%+v", got)
+	}
+	routed, err := core.Route(t.Context(), []presence.Query{{Keys: []string{"k"}}, {Mids: []int64{7}}, {Mids: []int64{8}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []uint64{1, 1, 3} {
+		if at := routed.Results[i].Locations; len(at) != 1 || at[0].Session != want {
+			t.Errorf("query %d: %+v, want session %d", i, at, want)
+		}
 	}
 }
