@@ -47,9 +47,9 @@ func adminConfig(c *Config) *sarama.Config {
 
 // producerConfig rides over an outage of c.OutageTimeout.
 //
-// There are two ways in which sarama gives up early. A record that waits for a
-// leader fails when the metadata retries are used up, so they cover the
-// outage. A batch that was sent fails after Producer.Retry.Max attempts, so
+// There are two ways in which a record is given up early. One that waits for a
+// leader fails when the metadata retries are used up (see leaders), so they cover
+// the outage. A batch that was sent fails after Producer.Retry.Max attempts, so
 // their backoffs sum up to the outage. In a longer outage both add up: a batch
 // that was sent already may be retried for several minutes and be written late.
 func producerConfig(c *Config) *sarama.Config {
@@ -61,6 +61,7 @@ func producerConfig(c *Config) *sarama.Config {
 	s.Producer.Return.Errors = true
 	s.Producer.Timeout = c.RequestTimeout
 	s.Producer.Partitioner = sarama.NewManualPartitioner
+	s.ChannelBufferSize = partitionQueue
 	// A batch is what came in while the one before was under way; before that,
 	// pace has gathered the callers.
 	s.Producer.Flush.Frequency = 0

@@ -171,14 +171,14 @@ func TestAppendEndsWithItsContext(t *testing.T) {
 	k.Close()
 
 	full := 0
-	for range 6 {
+	for i := range 6 {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
-		err := p.Append(ctx, message.Message{Body: make([]byte, 3000)}, []message.Target{message.ToUser(1)})
+		err := p.Append(ctx, message.Message{Body: make([]byte, 3000)}, onPartition(int32(i%4), cfg.Partitions, 1))
 		cancel()
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("Append without a broker: %v", err)
 		}
-		if strings.Contains(err.Error(), "buffer is full") {
+		if strings.Contains(err.Error(), "is full") { // in all, or that of the partition
 			full++
 		}
 	}
@@ -246,6 +246,50 @@ func TestRetriesLastAndDoubleNothing(t *testing.T) {
 				eventually(t, "more failures than sarama retries by default", func() bool { return h.Hits() > 4*5 })
 				h.Remove()
 			})
+		})
+	}
+}
+
+// Symptom: while one partition had no leader, pushes to all partitions failed.
+// Cause: its records took the whole buffer; sarama waited for space in the queue
+// of that partition before it looked at the records of others; and it asked for
+// metadata, with nothing else on the way to the broker, until every partition had
+// a leader.
+func TestPartitionWithoutALeaderStopsOnlyItself(t *testing.T) {
+	for name, load := range map[string]struct{ appends, bytes int }{
+		"many records": {2 * partitionQueue, 1},
+		"large ones":   {20, 200_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leakcheck.Check(t)
+			k := fakeKafka(t)
+			cfg := testConfig(t, k.ListenAddrs()...)
+			cfg.MaxBufferedBytes = 2_000_000
+			ensure(t, cfg)
+			p := connected(t, cfg)
+			stuck, others := onPartition(0, cfg.Partitions, 1), onPartition(1, cfg.Partitions, 1)
+			appendTo(t, p, "warm", stuck[0], others[0])
+			for key, kind := range map[kmsg.Key]*kerr.Error{kmsg.Metadata: kerr.LeaderNotAvailable, kmsg.Produce: kerr.NotLeaderForPartition} {
+				defer k.Fault(kfake.Fault{Keys: []kmsg.Key{key}, Topic: cfg.Topic, Partitions: []int32{0}, Err: kind, Count: -1}).Remove()
+			}
+			var waiting sync.WaitGroup
+			for range load.appends {
+				waiting.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					if err := p.Append(ctx, message.Message{Body: make([]byte, load.bytes)}, stuck); !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("the stuck partition: %v", err)
+					}
+				})
+			}
+			waiting.Wait()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // of an outage of 40 s
+			defer cancel()
+			for range 3 {
+				if err := p.Append(ctx, message.Message{Body: make([]byte, load.bytes)}, others); err != nil {
+					t.Fatalf("another partition: %v", err)
+				}
+			}
 		})
 	}
 }

@@ -15,39 +15,58 @@ import (
 // errClosed is the answer of a sender after its close began.
 var errClosed = errors.New("kafka: producer closed")
 
-// sender gives records to sarama's asynchronous producer and tells each caller
-// when all of its records are acknowledged. Bytes that are not acknowledged
-// are bounded, also those whose caller has given up.
-type sender struct {
-	client   sarama.Client
-	async    sarama.AsyncProducer
-	buffered *semaphore.Weighted
-	pace     *pace
+// A partition that cannot be written must not stop the others, but sarama serves
+// them one after the other: it waits where the queue of a partition is full, and
+// where its batches are. So what it holds of a partition is bounded by a batch,
+// and by records for which the queue has room, beside the marks by which sarama
+// keeps the order of retries.
+const (
+	maxPartitionRecords = 2048
+	partitionQueue      = maxPartitionRecords + 256
+)
 
-	mu      sync.Mutex
-	closed  bool
-	sending sync.WaitGroup // callers that may write to async's input
-	closing chan struct{}
-	ended   chan struct{} // async has given back everything
+// sender gives records to sarama's asynchronous producer and tells each caller
+// when all of its records are acknowledged. What is not acknowledged is
+// bounded, in all and by partition, also that whose caller has given up.
+type sender struct {
+	client         sarama.Client
+	async          sarama.AsyncProducer
+	buffered       *semaphore.Weighted
+	partitionBytes int64
+	pace           *pace
+
+	mu         sync.Mutex
+	partitions map[int32]*partitionBuffer
+	closed     bool
+	sending    sync.WaitGroup // callers that may write to async's input
+	closing    chan struct{}
+	ended      chan struct{} // async has given back everything
 }
+
+// partitionBuffer is what is not acknowledged of one partition.
+type partitionBuffer struct{ records, bytes *semaphore.Weighted }
 
 // newSender connects; it fails at once when no broker answers.
 func newSender(brokers []string, cfg *sarama.Config, maxBufferedBytes int, linger time.Duration) (*sender, error) {
+	attempts := cfg.Metadata.Retry.Max
+	cfg.Metadata.Retry.Max = 0 // leaders does it
 	client, err := sarama.NewClient(brokers, cfg)
 	if err != nil {
 		return nil, err
 	}
-	async, err := sarama.NewAsyncProducerFromClient(client)
+	async, err := sarama.NewAsyncProducerFromClient(&leaders{client, attempts})
 	if err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
 	s := &sender{
-		client:   client,
-		async:    async,
-		buffered: semaphore.NewWeighted(int64(maxBufferedBytes)),
-		pace:     newPace(linger),
-		closing:  make(chan struct{}),
-		ended:    make(chan struct{}),
+		client:         client,
+		async:          async,
+		buffered:       semaphore.NewWeighted(int64(maxBufferedBytes)),
+		partitionBytes: int64(cfg.Producer.MaxMessageBytes) - 1, // with one byte more sarama begins a second batch
+		partitions:     map[int32]*partitionBuffer{},
+		pace:           newPace(linger),
+		closing:        make(chan struct{}),
+		ended:          make(chan struct{}),
 	}
 	var answers sync.WaitGroup
 	answers.Go(func() {
@@ -99,9 +118,51 @@ func recordBytes(msg *sarama.ProducerMessage) int64 {
 	return int64(n)
 }
 
+// sentRecord is the Metadata of a record that sarama has.
+type sentRecord struct {
+	by    *appending
+	of    *partitionBuffer
+	bytes int64 // of the buffer
+	batch int64 // of a batch, as sarama counts
+}
+
 func (s *sender) answer(msg *sarama.ProducerMessage, err error) {
-	s.buffered.Release(recordBytes(msg))
-	msg.Metadata.(*appending).answered(err)
+	sent := msg.Metadata.(sentRecord)
+	s.release(sent)
+	sent.by.answered(err)
+}
+
+// hold waits until there is room for the record, first in its partition: who
+// waits there has nothing that others need.
+func (s *sender) hold(ctx context.Context, a *appending, msg *sarama.ProducerMessage) (sentRecord, error) {
+	const recordFormat = 2 // since Kafka 0.11
+	s.mu.Lock()
+	of := s.partitions[msg.Partition]
+	if of == nil {
+		of = &partitionBuffer{semaphore.NewWeighted(maxPartitionRecords), semaphore.NewWeighted(s.partitionBytes)}
+		s.partitions[msg.Partition] = of
+	}
+	s.mu.Unlock()
+	sent := sentRecord{by: a, of: of, bytes: recordBytes(msg), batch: min(int64(msg.ByteSize(recordFormat)), s.partitionBytes)}
+	if of.records.Acquire(ctx, 1) != nil {
+		return sent, fmt.Errorf("buffer of partition %d is full: %w", msg.Partition, context.Cause(ctx))
+	}
+	if of.bytes.Acquire(ctx, sent.batch) != nil {
+		of.records.Release(1)
+		return sent, fmt.Errorf("buffer of partition %d is full: %w", msg.Partition, context.Cause(ctx))
+	}
+	if s.buffered.Acquire(ctx, sent.bytes) != nil {
+		of.bytes.Release(sent.batch)
+		of.records.Release(1)
+		return sent, fmt.Errorf("buffer is full: %w", context.Cause(ctx))
+	}
+	return sent, nil
+}
+
+func (s *sender) release(sent sentRecord) {
+	s.buffered.Release(sent.bytes)
+	sent.of.bytes.Release(sent.batch)
+	sent.of.records.Release(1)
 }
 
 // send writes n records, made one after the other by next, and waits until all
@@ -159,15 +220,15 @@ func (s *sender) linger(ctx context.Context, partition int32) error {
 
 // enqueue gives the record to sarama, which answers it in any case from then on.
 func (s *sender) enqueue(ctx context.Context, a *appending, msg *sarama.ProducerMessage) error {
-	msg.Metadata = a
-	size := recordBytes(msg)
-	if err := s.buffered.Acquire(ctx, size); err != nil {
-		return fmt.Errorf("buffer is full: %w", context.Cause(ctx))
+	sent, err := s.hold(ctx, a, msg)
+	if err != nil {
+		return err
 	}
+	msg.Metadata = sent
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		s.buffered.Release(size)
+		s.release(sent)
 		return errClosed
 	}
 	s.sending.Add(1)
@@ -178,11 +239,11 @@ func (s *sender) enqueue(ctx context.Context, a *appending, msg *sarama.Producer
 	case s.async.Input() <- msg:
 		return nil
 	case <-ctx.Done():
-		s.buffered.Release(size)
+		s.release(sent)
 		a.open.Add(-1) // never the last: the caller holds one
 		return context.Cause(ctx)
 	case <-s.closing:
-		s.buffered.Release(size)
+		s.release(sent)
 		a.open.Add(-1)
 		return errClosed
 	}
