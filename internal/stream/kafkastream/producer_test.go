@@ -294,6 +294,22 @@ func TestPartitionWithoutALeaderStopsOnlyItself(t *testing.T) {
 	}
 }
 
+// A broker that has just started may not know the topic for a moment. What comes
+// then waits, as it does for a leader.
+func TestABrokerThatDoesNotKnowTheTopicYet(t *testing.T) {
+	leakcheck.Check(t)
+	k := fakeKafka(t)
+	cfg := testConfig(t, k.ListenAddrs()...)
+	ensure(t, cfg)
+	p := connected(t, cfg)
+	appendTo(t, p, "warm", message.ToUser(1))
+	defer k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Topic: cfg.Topic, Err: kerr.UnknownTopicOrPartition, Count: 3}).Remove()
+	if err := p.sender.client.RefreshMetadata(cfg.Topic); err == nil {
+		t.Fatal("the topic is known")
+	}
+	appendTo(t, p, "while it is unknown", message.ToUser(1))
+}
+
 func TestAcknowledgedBytesAreGivenBack(t *testing.T) {
 	leakcheck.Check(t)
 	cfg := testConfig(t, fakeKafka(t).ListenAddrs()...)
