@@ -12,7 +12,9 @@
 // a script may thus run after the commands behind it, so scripts of one call
 // must be independent of their neighbours. A call that failed may have been
 // done in part. An i/o timeout that came from the context's deadline is a
-// context.DeadlineExceeded.
+// context.DeadlineExceeded. After a failover behind one address (DNS, a virtual
+// address) the first write that the old primary refuses ends the connections to
+// it.
 package redisconn
 
 import (
@@ -22,7 +24,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -91,7 +95,13 @@ func (c Command) scriptArgs(which string) []any {
 }
 
 // Pool is the connections to one server.
-type Pool struct{ pool *redis.Pool }
+type Pool struct {
+	pool *redis.Pool
+	// life counts how often the server turned out to be a replica: the address
+	// means another one by now, and connections of an earlier life are not used
+	// again.
+	life atomic.Uint64
+}
 
 // Run sends commands in one pipeline (where they are many: several, one
 // after the other) and returns their replies, redis.Error values among them.
@@ -99,14 +109,25 @@ func (p *Pool) Run(ctx context.Context, commands []Command) ([]any, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	life := p.life.Load()
 	conn, err := p.pool.GetContext(ctx)
 	if err != nil {
 		return nil, withDeadline(ctx, err)
 	}
 	replies, err := exchangeAll(ctx, conn, commands)
+	if slices.ContainsFunc(replies, readOnly) {
+		p.life.CompareAndSwap(life, life+1) // once for all that find out at the same time
+	}
 	// The error of Close is the one of the exchange again.
 	_ = conn.Close()
 	return replies, withDeadline(ctx, err)
+}
+
+// readOnly tells whether a reply says that the server is a replica, which Redis 6
+// says in the middle of the error of a script.
+func readOnly(reply any) bool {
+	e, ok := reply.(redis.Error)
+	return ok && (strings.HasPrefix(string(e), "READONLY ") || strings.Contains(string(e), "-READONLY "))
 }
 
 // RunAll is Run where an error reply is the error of the whole.
@@ -218,17 +239,20 @@ func withDeadline(ctx context.Context, err error) error {
 type pooledConn struct {
 	redis.ConnWithContext
 	socket net.Conn
+	life   uint64 // of the pool, when it was dialed
 }
 
 // NewPool makes a pool. It does not connect.
 func NewPool(cfg Config) *Pool {
 	dialer := &net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 30 * time.Second}
-	return &Pool{&redis.Pool{
+	p := &Pool{}
+	p.pool = &redis.Pool{
 		MaxActive:   cfg.PoolSize,
 		MaxIdle:     cfg.PoolIdle,
 		IdleTimeout: idleTimeout,
 		Wait:        true,
 		DialContext: func(ctx context.Context) (redis.Conn, error) {
+			life := p.life.Load()
 			var socket net.Conn
 			conn, err := redis.DialContext(ctx, "tcp", cfg.Addr,
 				redis.DialUsername(cfg.Username), redis.DialPassword(cfg.Password), redis.DialDatabase(cfg.DB),
@@ -246,15 +270,20 @@ func NewPool(cfg Config) *Pool {
 				_ = conn.Close()
 				return nil, errors.New("redigo: connection without context")
 			}
-			return &pooledConn{ConnWithContext: withContext, socket: socket}, nil
+			return &pooledConn{ConnWithContext: withContext, socket: socket, life: life}, nil
 		},
 		// After a restart of Redis every idle connection is dead. Asking the
 		// kernel costs about a microsecond and spares the callers the errors.
 		TestOnBorrow: func(conn redis.Conn, _ time.Time) error {
-			if pooled, ok := conn.(*pooledConn); ok {
-				return checkIdle(pooled.socket)
+			pooled, ok := conn.(*pooledConn)
+			switch {
+			case !ok:
+				return nil
+			case pooled.life != p.life.Load():
+				return errors.New("connection to a server that has become a replica")
 			}
-			return nil
+			return checkIdle(pooled.socket)
 		},
-	}}
+	}
+	return p
 }

@@ -3,6 +3,7 @@
 package redisconn
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/gomodule/redigo/redis"
 )
 
 func TestCheckIdle(t *testing.T) {
@@ -75,6 +78,61 @@ func TestPipelineIsBounded(t *testing.T) {
 	} {
 		if got := pipeline(tc.commands); got != tc.want {
 			t.Errorf("%d of %d commands, want %d", got, len(tc.commands), tc.want)
+		}
+	}
+}
+
+// Symptom: after a failover behind one address every write failed, until the
+// daemons were restarted. Cause: an old primary that goes on as a replica keeps
+// its connections, answers READONLY, and the pool handed them out again.
+func TestConnectionsToAReplicaAreNotUsedAgain(t *testing.T) {
+	const old = 3 // connections from before the failover
+	for _, refusal := range []string{
+		"READONLY You can't write against a read only replica.",
+		"ERR Error running script (call to f_1): @user_script:5: @user_script: 5: -READONLY You can't write against a read only replica.",
+	} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		go func() {
+			for accepted := 0; ; accepted++ {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				reply := "-" + refusal + "\r\n"
+				if accepted >= old {
+					reply = "+OK\r\n"
+				}
+				go func() {
+					defer conn.Close()
+					for lines := bufio.NewScanner(conn); lines.Scan(); {
+						if lines.Text() == "PING" { // the end of the command
+							_, _ = io.WriteString(conn, reply)
+						}
+					}
+				}()
+			}
+		}()
+		pool := NewPool(Config{Addr: listener.Addr().String(), PoolSize: 4, PoolIdle: 4, DialTimeout: time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second})
+		defer pool.Close()
+		var idle []redis.Conn
+		for range old {
+			idle = append(idle, pool.pool.Get())
+		}
+		for _, conn := range idle {
+			conn.Close()
+		}
+		ping := []Command{{Name: "PING"}}
+		if _, err := pool.RunAll(t.Context(), ping); err == nil {
+			t.Fatal("the old primary takes writes")
+		}
+		for range old + 1 {
+			if _, err := pool.RunAll(t.Context(), ping); err != nil {
+				t.Errorf("after a refused write: %v", err)
+			}
 		}
 	}
 }
