@@ -68,15 +68,30 @@ const maxDrained = 256 << 10
 
 // drain reads what a caller still sends who wants the connection closed behind
 // this request. net/http would close at once: a caller that is still writing is
-// reset, and does not see the answer that says what was wrong.
+// reset, and does not see the answer that says what was wrong. One that waits
+// for "100 Continue" sends nothing until something reads its body; it needs the
+// answer at once.
 func (s *Server) drain(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := &readBegun{ReadCloser: r.Body, begun: r.Header.Get("Expect") == ""}
+		r.Body = body
 		next.ServeHTTP(w, r)
-		if r.Close {
+		if r.Close && body.begun {
 			// Beyond the limit it has net/http wait a little before it closes.
 			_, _ = io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxDrained))
 		}
 	})
+}
+
+// readBegun remembers that a body was read from, so that its sender sends it.
+type readBegun struct {
+	io.ReadCloser
+	begun bool
+}
+
+func (b *readBegun) Read(p []byte) (int, error) {
+	b.begun = true
+	return b.ReadCloser.Read(p)
 }
 
 // measure stands outside of recoverPanic, so that panics are counted.

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -184,5 +185,44 @@ func TestAnswerBeforeTheEndOfTheRequest(t *testing.T) {
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusRequestEntityTooLarge {
 		t.Error(response.Status)
+	}
+}
+
+// Symptom: a caller that asked for "Connection: close" and waited for "100
+// Continue" got its 413 only when read_timeout was over. Cause: the rest of its
+// request was read before the answer left, and it sends none before an answer.
+func TestAnswerToWhoWaitsToSend(t *testing.T) {
+	env := logictest.New(t)
+	core := env.Core(t, func(c *logic.Config, _ *logic.Deps) { c.MaxBodyBytes = 1000 })
+	url, _ := serve(t, env, core, nil)
+	for name, c := range map[string]struct {
+		path, header string
+		status       int
+	}{
+		"too large":       {"/v1/push", "Content-Type: application/json\r\nContent-Length: 150000", http.StatusRequestEntityTooLarge},
+		"too large, goim": {"/goim/push/all?operation=1", "Content-Length: 150000", http.StatusOK},
+		"unread":          {"/v1/push", "Content-Type: text/plain\r\nContent-Length: 10", http.StatusUnsupportedMediaType},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			if err := conn.SetDeadline(time.Now().Add(httpapi.DefaultConfig().ReadTimeout / 2)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(conn, "POST "+c.path+" HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\n"+c.header+"\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = response.Body.Close() }()
+			if response.StatusCode != c.status {
+				t.Error(response.Status)
+			}
+		})
 	}
 }
