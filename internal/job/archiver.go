@@ -175,9 +175,10 @@ func (a *archiver) again(n int) {
 	poke(a.wake)
 }
 
-// take is the next call: the records it is about, how many of the front of the
-// queue they are, and the request. n is 0 when nothing is ready.
-func (a *archiver) take() (n int, call timeline.Archiving) {
+// take is the next call, of most rows if not one record has more: the records
+// it is about, how many of the front of the queue they are, and the request. n
+// is 0 when nothing is ready.
+func (a *archiver) take(most int) (n int, call timeline.Archiving) {
 	limit := int64(a.keeper.in.job.cfg.MaxBatchBytes)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -186,7 +187,7 @@ func (a *archiver) take() (n int, call timeline.Archiving) {
 		k := a.queue[n]
 		rows += len(k.places)
 		bytes += k.bytes
-		if len(call.Records) > 0 && (rows > timeline.MaxWriteRows || bytes > limit) {
+		if len(call.Records) > 0 && (rows > most || bytes > limit) {
 			break
 		}
 		if len(k.places) > 0 { // else a replay found that it is archived
@@ -235,8 +236,9 @@ func (a *archiver) settle(n int, written bool, err error) {
 func (a *archiver) run(ctx context.Context) {
 	j := a.keeper.in.job
 	pause := j.backoff()
+	most := timeline.MaxWriteRows
 	for failures := 0; ; {
-		n, call := a.take()
+		n, call := a.take(most)
 		if n == 0 {
 			select {
 			case <-a.wake:
@@ -255,6 +257,7 @@ func (a *archiver) run(ctx context.Context) {
 			}
 			failures = 0
 			pause.reset()
+			most = min(most+most/4+1, timeline.MaxWriteRows)
 			continue
 		case errors.Is(err, timeline.ErrStaleFence):
 			if a.current(call.Fold) {
@@ -272,10 +275,20 @@ func (a *archiver) run(ctx context.Context) {
 		if failures == 0 && ctx.Err() == nil {
 			a.keeper.log.Warn("the archive does not take rows, stored records wait", slog.Any("error", err))
 		}
+		if failures > 0 { // as in intake.route: a call has a deadline
+			most = max(1, rowsOf(call)/2)
+		}
 		if failures++; !pause.wait(ctx) {
 			return
 		}
 	}
+}
+
+func rowsOf(call timeline.Archiving) (rows int) {
+	for i := range call.Records {
+		rows += len(call.Records[i].Places)
+	}
+	return rows
 }
 
 func (a *archiver) write(ctx context.Context, call timeline.Archiving) error {
