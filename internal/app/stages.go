@@ -49,7 +49,8 @@ func newStages(log *slog.Logger, list []stage) *stages {
 }
 
 // Start starts the stages in order, waits for Stop or for one of them to
-// fail, and stops them in reverse.
+// fail, and stops them in reverse. It does not wait without end for a part that
+// ignores its stop.
 func (s *stages) Start(ctx context.Context) error {
 	defer close(s.ended)
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -101,8 +102,29 @@ func (s *stages) Start(ctx context.Context) error {
 		errs = append(errs, s.stopOne(s.list[i]))
 	}
 	end()
-	s.running.Wait()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.awaitRuns())...)
+}
+
+// runsEnd is how long parts that run may take to end when all are stopped. What
+// is still there then had its budget before, and is in a call that nothing ends.
+const runsEnd = 5 * time.Second
+
+var errRuns = errors.New("a part that was stopped still runs; it is left behind")
+
+func (s *stages) awaitRuns() error {
+	ended := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(ended)
+	}()
+	timer := time.NewTimer(runsEnd)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-timer.C:
+		return errRuns
+	}
 }
 
 func (s *stages) stopOne(st stage) error {
