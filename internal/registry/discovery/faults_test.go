@@ -134,6 +134,36 @@ func TestMissingInstancesAreKeptForAWhile(t *testing.T) {
 	}
 }
 
+// Symptom: behind a proxy that cuts long polls, an instance that had left stayed
+// listed for ever, and the servers were asked ten times a second, renewals too.
+// Cause: every poll that failed was an outage that gave all that was missing
+// the whole grace time again, and as the fetch behind it worked there was no
+// back-off.
+func TestPollsFailForEver(t *testing.T) {
+	t.Parallel()
+	p := newProxy(t, shared, func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != pathPolls {
+			return false
+		}
+		http.Error(w, "the upstream takes too long", http.StatusGatewayTimeout)
+		return true
+	})
+	d, other := open(t, []string{p.address}, renewEvery(2*time.Second)), open(t, []string{shared.address})
+	mustRegister(t, other, node(t.Name(), 1), node(t.Name(), 2))
+	w := registrytest.Watch(t, d, t.Name())
+	w.Await(within, registrytest.Addresses(1, 2)...)
+	next := w.Start()
+	mustDeregister(t, other, node(t.Name(), 2))
+	began := time.Now()
+	if got := next(within); !slices.Equal(got, registrytest.Addresses(1)) {
+		t.Errorf("the first news is %v", got)
+	}
+	// 200 ms, doubled up to 5 s, less jitter; two requests each.
+	if n := len(p.seen()); n > 20+2*int(time.Since(began)/time.Second) {
+		t.Errorf("%d requests in %v", n, time.Since(began))
+	}
+}
+
 // polling waits until the first poll of a directory is under way.
 func polling(t *testing.T, d *Directory) {
 	t.Helper()

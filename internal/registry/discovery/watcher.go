@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -28,32 +29,42 @@ type watcher struct {
 	last   list // what the server said last
 	wait   backoff
 
-	started bool                                 // Next returned once
-	given   []*registry.ServiceInstance          // what Next returned last
-	outage  bool                                 // no server answered since then
-	missing map[string]*registry.ServiceInstance // known before an outage, not seen since
-	until   time.Time                            // when missing is given up
+	started bool                        // Next returned once
+	given   []*registry.ServiceInstance // what Next returned last
+	outage  bool                        // a poll or a fetch failed since then
+	silent  bool                        // no server answered for a while since then
+	missing map[string]absent           // known before an outage, not seen since
+}
+
+// absent is an instance that is listed though the server does not know it.
+type absent struct {
+	instance *registry.ServiceInstance
+	until    time.Time // when it is given up
 }
 
 // Next implements registry.Watcher.
 func (w *watcher) Next() ([]*registry.ServiceInstance, error) {
 	for gap := time.Duration(0); pause(w.ctx, gap); {
 		asked := time.Now()
-		l, err := w.ask()
+		l, polled, err := w.ask()
 		if err != nil {
 			// The client logs that a server does not answer.
-			w.synced, w.outage = false, true
+			w.synced, w.outage, w.silent = false, true, true
 			gap = w.wait.next()
 			continue
 		}
-		w.wait.reset()
+		if polled {
+			w.wait.reset()
+		}
 		w.last, w.synced = l, true
 		instances := w.withMissing(l.instances)
 		if !w.started || !directory.Same(instances, w.given) {
 			w.started, w.given = true, instances
 			return directory.CloneAll(instances), nil
 		}
-		gap = askGap - time.Since(asked)
+		if gap = askGap - time.Since(asked); !polled {
+			gap = w.wait.next()
+		}
 	}
 	return nil, w.ctx.Err()
 }
@@ -65,37 +76,45 @@ func (w *watcher) Stop() error {
 	return nil
 }
 
-// ask returns the list as soon as it may have changed.
-func (w *watcher) ask() (list, error) {
-	if !w.synced {
-		return w.directory.fetch(w.ctx, w.service)
+// ask returns the list as soon as it may have changed. polled is false when the
+// poll for it failed.
+func (w *watcher) ask() (l list, polled bool, err error) {
+	polled = true
+	if w.synced {
+		var ok bool
+		if l, ok, err = w.directory.poll(w.ctx, w.service, w.last); ok {
+			return l, true, nil
+		}
+		if err != nil {
+			// Other servers may answer: fetch before any back-off.
+			polled, w.outage = false, true
+		}
 	}
-	l, ok, err := w.directory.poll(w.ctx, w.service, w.last)
-	switch {
-	case err != nil:
-		// Other servers may answer: fetch before any back-off.
-		w.outage = true
-	case ok:
-		return l, nil
-	}
-	return w.directory.fetch(w.ctx, w.service)
+	l, err = w.directory.fetch(w.ctx, w.service)
+	return l, polled, err
 }
 
 // withMissing adds the instances that were known before an outage and were not
 // seen since, for as long as their processes may not have noticed that the
 // server forgot them.
+//
+// What is missing already gets more time only when no server answered for a
+// while: where polls fail and fetches do not, each of them is an outage.
 func (w *watcher) withMissing(instances []*registry.ServiceInstance) []*registry.ServiceInstance {
+	now := time.Now()
 	if w.outage {
-		w.outage = false
-		w.until = time.Now().Add(w.grace)
-		w.missing = make(map[string]*registry.ServiceInstance)
+		before := w.missing
+		w.missing = make(map[string]absent)
 		for _, i := range w.given {
-			w.missing[identity(i)] = i
+			m := absent{i, now.Add(w.grace)}
+			if known, ok := before[identity(i)]; ok && !w.silent {
+				m.until = known.until
+			}
+			w.missing[identity(i)] = m
 		}
+		w.outage, w.silent = false, false
 	}
-	if time.Now().After(w.until) {
-		w.missing = nil
-	}
+	maps.DeleteFunc(w.missing, func(_ string, m absent) bool { return now.After(m.until) })
 	if len(w.missing) == 0 {
 		return instances
 	}
@@ -105,9 +124,9 @@ func (w *watcher) withMissing(instances []*registry.ServiceInstance) []*registry
 		addresses[directory.GRPCAddress(i)] = true
 	}
 	all := slices.Clone(instances)
-	for _, i := range w.missing {
-		if address := directory.GRPCAddress(i); address == "" || !addresses[address] { // else another ID lives there now
-			all = append(all, i)
+	for _, m := range w.missing {
+		if address := directory.GRPCAddress(m.instance); address == "" || !addresses[address] { // else another ID lives there now
+			all = append(all, m.instance)
 		}
 	}
 	directory.Sort(all)
