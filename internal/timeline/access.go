@@ -26,7 +26,8 @@ func (v view) end(top uint64) uint64 {
 
 // views are parallel to asks. A reader may read its inbox, what is for all,
 // the rooms its session is in, those it is a member of, and of those it was a
-// member of what was said until it left.
+// member of what was said until it left. What is kept of users in positions
+// does not count where a timeline without rows may be numbered anew.
 func (s *Store) views(ctx context.Context, r Reader, asks []ViewAsk) ([]view, error) {
 	views := make([]view, len(asks))
 	if r.Mid == 0 {
@@ -46,7 +47,10 @@ func (s *Store) views(ctx context.Context, r Reader, asks []ViewAsk) ([]view, er
 		}
 	}
 	for i, ask := range asks {
-		v := view{rng: known[i].Range, hidden: known[i].Hidden, from: ask.From, to: ask.To}
+		v := view{from: ask.From, to: ask.To}
+		if s.ModeOf(ask.Timeline) != Off {
+			v.rng, v.hidden = known[i].Range, known[i].Hidden
+		}
 		here := slices.Contains(r.Rooms, ask.Timeline) || ask.Timeline == message.AllTimeline
 		_, room := ask.Timeline.Room()
 		switch {

@@ -40,7 +40,7 @@ func (s *Store) Clear(ctx context.Context, r Reader, tl message.Timeline, upTo u
 }
 
 func (s *Store) editable(ctx context.Context, r Reader, tl message.Timeline, n int) (stand, error) {
-	if s.archive == nil {
+	if s.ModeOf(tl) == Off { // what is hidden now may be another message tomorrow
 		return stand{}, ErrNoArchive
 	}
 	if n > MaxPageEntries {

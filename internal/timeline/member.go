@@ -10,7 +10,8 @@ import (
 // MaxListed bounds what one call changes or lists.
 const MaxListed = 1000
 
-// Join makes durable members; see logic.Rooms. JoinedSeq is the room's top now.
+// Join makes durable members; see logic.Rooms. JoinedSeq is the room's top now,
+// 0 where positions do not last.
 func (s *Store) Join(ctx context.Context, room message.Timeline, members []Member) error {
 	top, err := s.roomTop(ctx, room, len(members))
 	if err != nil {
@@ -48,6 +49,9 @@ func (s *Store) roomTop(ctx context.Context, room message.Timeline, n int) (uint
 	}
 	if _, ok := room.Room(); !ok {
 		return 0, ErrNotFound
+	}
+	if s.ModeOf(room) == Off {
+		return 0, nil
 	}
 	stands, err := s.stands(ctx, []message.Timeline{room})
 	if err != nil {

@@ -335,7 +335,7 @@ func (s *Store) hide(ctx context.Context, r Reader, tl message.Timeline, entries
 			e.empty(Expired)
 		}
 	}
-	if s.archive == nil || r.Mid == 0 || len(entries) == 0 {
+	if s.ModeOf(tl) == Off || r.Mid == 0 || len(entries) == 0 {
 		return nil
 	}
 	first, last := entries[0].Seq, entries[len(entries)-1].Seq

@@ -327,53 +327,6 @@ func TestFullAnswersAPrefixAndRecovers(t *testing.T) {
 	}
 }
 
-func TestMembersReadWhatTheyMay(t *testing.T) {
-	w := newWorld(t, true, asItIs)
-	w.say(room, 5)
-	join := func(mid int64) {
-		t.Helper()
-		if err := w.store.Join(w.ctx, room, []timeline.Member{{Mid: mid}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r := timeline.Reader{Mid: 8}
-	if p := w.page(r, timeline.Cursor{Timeline: room}); !errors.Is(p.Err, timeline.ErrForbidden) {
-		t.Fatalf("a stranger: %+v", p)
-	}
-	join(8)
-	w.say(room, 3)
-	if p := w.page(r, timeline.Cursor{Timeline: room}); !slices.Equal(seqs(p.Entries), []uint64{6, 7, 8}) || p.Truncated {
-		t.Fatalf("a member since 5: %+v", p)
-	}
-	if s, err := w.store.Cursors(w.ctx, r, []message.Timeline{room}); err != nil || s[0].Unread != 3 {
-		t.Fatalf("unread: %+v, %v", s, err)
-	}
-	if err := w.store.Leave(w.ctx, room, []int64{8}); err != nil {
-		t.Fatal(err)
-	}
-	w.say(room, 2)
-	if p := w.page(r, timeline.Cursor{Timeline: room}); !slices.Equal(seqs(p.Entries), []uint64{6, 7, 8}) || p.HasMore || p.Top != 8 {
-		t.Fatalf("one who left at 8: %+v", p)
-	}
-	join(8)
-	w.say(room, 1)
-	if p := w.page(r, timeline.Cursor{Timeline: room, Epoch: 1, After: 8}); !slices.Equal(seqs(p.Entries), []uint64{11}) {
-		t.Fatalf("one who came back at 10: %+v", p)
-	}
-	rooms, err := w.store.RoomsOf(w.ctx, 8, "", 10)
-	if err != nil || len(rooms) != 1 || rooms[0].Timeline != room {
-		t.Fatalf("%+v, %v", rooms, err)
-	}
-	if _, err := w.store.Member(w.ctx, room, 9); !errors.Is(err, timeline.ErrNotFound) {
-		t.Fatal(err)
-	}
-	for _, foreign := range []message.Timeline{message.Inbox(9), "k:key", "r:nonsense", ""} {
-		if p := w.page(r, timeline.Cursor{Timeline: foreign}); !errors.Is(p.Err, timeline.ErrForbidden) {
-			t.Errorf("%q: %+v", foreign, p)
-		}
-	}
-}
-
 func TestPageWithoutCursorsIsEverythingOfTheReader(t *testing.T) {
 	w := newWorld(t, true, asItIs)
 	w.say(message.Inbox(8), 4)

@@ -225,7 +225,7 @@ var (
 	ErrBehind = errors.New("timeline: the store is being rebuilt")
 	// ErrForbidden: the reader may not read the timeline.
 	ErrForbidden = errors.New("timeline: not a timeline of this reader")
-	// ErrNoArchive: what was asked for needs an archive and none is configured.
+	// ErrNoArchive: what was asked for needs an archive and the timeline has none.
 	ErrNoArchive = errors.New("timeline: no archive is configured")
 	// ErrTooMany: more timelines, positions or members than one call may name.
 	ErrTooMany = errors.New("timeline: too many at once")
