@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/perseid-im/perseid/internal/message"
 )
@@ -83,11 +84,39 @@ func (p Part) bounds(low, top, n uint64) (from, to uint64) {
 // part gives from < seq <= to; when the bytes do not hold all, the newest of
 // them with newest, else the oldest.
 func (s *Store) part(ctx context.Context, st stand, from, to uint64, l Limit, newest bool) ([]Entry, error) {
+	st.page.Entries = nil // those of another place
+	if !newest {
+		return s.oldest(ctx, st, from, to, l.Bytes)
+	}
+	all, err := s.oldest(ctx, st, from, to, MaxPageBytes)
+	if err != nil {
+		return nil, err
+	}
+	bytes := weights(all)
+	if all[len(all)-1].Seq < to { // they are large: from the end, in growing steps, no more than it takes
+		all, bytes = nil, 0
+		for step := uint64(8); from < to && bytes <= l.Bytes; step *= 2 {
+			low := max(from, to-min(step, to))
+			some, err := s.oldest(ctx, st, low, to, math.MaxInt)
+			if err != nil {
+				return nil, err
+			}
+			all, bytes, to = append(some, all...), bytes+weights(some), low
+		}
+	}
+	for ; bytes > l.Bytes && len(all) > 1; all = all[1:] {
+		bytes -= Weight(&all[0].Message)
+	}
+	return all, nil
+}
+
+// oldest gives those of from < seq <= to that the bytes hold, the oldest, one at
+// least.
+func (s *Store) oldest(ctx context.Context, st stand, from, to uint64, maxBytes int) ([]Entry, error) {
 	var all []Entry
 	bytes := 0
 	for from < to {
-		st.page.Entries = nil // those of another place
-		some, err := s.span(ctx, st, from, to, l)
+		some, err := s.span(ctx, st, from, to, Limit{Entries: int(to - from), Bytes: min(maxBytes, MaxPageBytes)})
 		if err != nil {
 			return nil, err
 		}
@@ -95,22 +124,21 @@ func (s *Store) part(ctx context.Context, st stand, from, to uint64, l Limit, ne
 			return nil, ErrBehind
 		}
 		for i := range some {
-			bytes += Weight(&some[i].Message)
-		}
-		all = append(all, some...)
-		from = some[len(some)-1].Seq
-		for ; newest && bytes > l.Bytes && len(all) > 1; all = all[1:] {
-			bytes -= Weight(&all[0].Message)
-		}
-		if !newest && bytes > l.Bytes {
-			for len(all) > 1 && bytes > l.Bytes {
-				bytes -= Weight(&all[len(all)-1].Message)
-				all = all[:len(all)-1]
+			if bytes += Weight(&some[i].Message); bytes > maxBytes && len(all) > 0 {
+				return all, nil
 			}
-			return all, nil
+			all = append(all, some[i])
 		}
+		from = some[len(some)-1].Seq
 	}
 	return all, nil
+}
+
+func weights(entries []Entry) (n int) {
+	for i := range entries {
+		n += Weight(&entries[i].Message)
+	}
+	return n
 }
 
 // Tops are parallel to tls; see logic.Reading.

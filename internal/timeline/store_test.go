@@ -27,11 +27,12 @@ type world struct {
 	store   *timeline.Store
 	fold    timeline.Fold
 	offset  int64
+	body    []byte // of messages
 }
 
 func newWorld(t *testing.T, archived bool, change func(*timeline.Config)) *world {
 	t.Helper()
-	w := &world{t: t, ctx: t.Context(), window: timelinetest.NewWindow()}
+	w := &world{t: t, ctx: t.Context(), window: timelinetest.NewWindow(), body: []byte("x")}
 	var port timeline.Archive
 	if archived {
 		w.archive = timelinetest.NewArchive()
@@ -71,7 +72,7 @@ func (w *world) say(tl message.Timeline, n int) {
 	for range n {
 		w.offset++
 		rec := timeline.Record{Offset: w.offset, Timelines: []message.Timeline{tl},
-			Message: message.Message{ID: message.ID{0: byte(w.offset >> 8), 1: byte(w.offset), 15: 1}, Kind: message.Chat, Flags: message.Store | message.Unread, Body: []byte("x")}}
+			Message: message.Message{ID: message.ID{0: byte(w.offset >> 8), 1: byte(w.offset), 15: 1}, Kind: message.Chat, Flags: message.Store | message.Unread, Body: w.body}}
 		got, err := w.store.Append(w.ctx, timeline.Batch{Fold: w.fold, Records: []timeline.Record{rec}})
 		if err != nil || got.Full {
 			w.t.Fatal(got, err)
