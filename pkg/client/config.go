@@ -173,30 +173,30 @@ type resumeItem struct {
 }
 
 // withSecret makes the auth packet of one connection: the token is fetched, and
-// what can be resumed is added if there is room.
-func (c Config) withSecret(ctx context.Context, own bool, resume []resumeItem) (Config, error) {
+// what can be resumed is added if there is room; resumed is what was.
+func (c Config) withSecret(ctx context.Context, own bool, resume []resumeItem) (_ Config, resumed []resumeItem, err error) {
 	if own {
-		return c, nil
+		return c, nil, nil
 	}
 	secret := ""
 	if c.TokenSource != nil {
-		var err error
 		if secret, err = c.TokenSource(ctx); err != nil {
-			return c, fmt.Errorf("client: token: %w", err)
+			return c, nil, fmt.Errorf("client: token: %w", err)
 		}
 	}
 	token, err := c.Auth.token(secret, resume)
 	if err == nil && len(token) > wire.MaxBodyV1 {
+		resume = nil
 		token, err = c.Auth.token(secret, nil)
 	}
 	if err != nil {
-		return c, fmt.Errorf("client: %w", err)
+		return c, nil, fmt.Errorf("client: %w", err)
 	}
 	if len(token) > wire.MaxBodyV1 {
-		return c, fmt.Errorf("client: the token has %d bytes: allowed is %d", len(token), wire.MaxBodyV1)
+		return c, nil, fmt.Errorf("client: the token has %d bytes: allowed is %d", len(token), wire.MaxBodyV1)
 	}
 	c.Token = token
-	return c, nil
+	return c, resume, nil
 }
 
 // token is goim's auth JSON.

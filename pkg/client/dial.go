@@ -41,7 +41,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg, err = cfg.withSecret(ctx, own, nil); err != nil {
+	if cfg, _, err = cfg.withSecret(ctx, own, nil); err != nil {
 		return nil, err
 	}
 	return dial(ctx, cfg, ep, false)

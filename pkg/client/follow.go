@@ -393,7 +393,12 @@ func (f *follower) sync() error {
 
 // synced takes the numbers of pages, whose messages have come before.
 func (f *follower) synced(ctx context.Context, e *event) error {
-	if !e.resume {
+	if e.resume {
+		for _, l := range f.lines {
+			l.more = l.more || l.resumed && e.failed != 0
+			l.resumed = false // answered, be it with a no
+		}
+	} else {
 		f.syncing = false
 	}
 	if e.failed == 501 { // nothing is stored here
@@ -407,7 +412,6 @@ func (f *follower) synced(ctx context.Context, e *event) error {
 		if l == nil {
 			continue
 		}
-		l.resumed = false
 		if err := f.page(ctx, l, &e.pages[i]); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,6 +34,7 @@ type shelf struct {
 	behind    int  // of the next syncs are answered "later"
 	most      int  // entries of one answer; 0 = no bound
 	noStand   int  // of the next questions where the user stands, too
+	noResume  bool // what the auth packet resumes is answered "later"
 	early     bool // the newest message of the room is pushed before the answer to a join
 }
 
@@ -136,7 +138,10 @@ func (s *shelf) serve(p *clienttest.Peer) error {
 	s.resumed = append(s.resumed, string(auth.Body))
 	_ = p.Write(reply(wire.OpAuthReply, auth.Seq, map[string]any{"session": "1", "mid": 7, "ver": 2, "heartbeat": 60, "tops": s.tops("u:7")}))
 	s.peers[p] = true
-	if len(hello.Resume) > 0 {
+	switch {
+	case len(hello.Resume) > 0 && s.noResume:
+		_ = p.Write(reply(wire.OpSyncReply, 0, map[string]any{"code": 503, "reason": "later"}))
+	case len(hello.Resume) > 0:
 		packets, pages := s.pages(hello.Resume)
 		_ = p.Write(append(packets, reply(wire.OpSyncReply, 0, map[string]any{"pages": pages})...))
 	}
@@ -232,7 +237,7 @@ type reader struct {
 
 func (s *shelf) read(t *testing.T, cfg client.Config, join bool) *reader {
 	t.Helper()
-	cfg.Address, cfg.Auth.Mid, cfg.Heartbeat = s.TCP, 7, 100*time.Millisecond
+	cfg.Address, cfg.Auth.Mid, cfg.Heartbeat = s.TCP, 7, cmp.Or(cfg.Heartbeat, 100*time.Millisecond)
 	cfg.Backoff = client.Backoff{Min: time.Millisecond, Max: 5 * time.Millisecond}
 	r := &reader{got: map[string][]string{}}
 	var err error

@@ -95,7 +95,7 @@ func (c *Client) serve(ctx context.Context, f *follower, h Handler) (lived time.
 			return 0, &handlerError{err}
 		}
 	}
-	cfg, err := c.cfg.withSecret(ctx, c.own, resumed)
+	cfg, resumed, err := c.cfg.withSecret(ctx, c.own, resumed)
 	if err != nil {
 		return 0, err
 	}
