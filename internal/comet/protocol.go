@@ -187,8 +187,11 @@ func (b *Bucket) activate(s *Session) {
 	if s.tops != nil {
 		cursors, s.tops.resume = s.tops.resume, nil
 	}
-	if len(cursors) > 0 && s.state == live && b.startSync(s, cursors, 0, 0, wire.Header{Op: wire.OpSyncReply}) {
-		return // answered resumes it
+	if reply := (wire.Header{Op: wire.OpSyncReply}); len(cursors) > 0 && s.state == live {
+		if b.startSync(s, cursors, 0, 0, reply) {
+			return // answered resumes it
+		}
+		b.busy(s, reply)
 	}
 	b.resume(s)
 }

@@ -181,6 +181,25 @@ func TestResumeAtAuth(t *testing.T) {
 	}
 }
 
+// Symptom: in a storm of connections clients got what they had missed a
+// heartbeat later. Cause: where too many questions waited for logic, what the
+// auth packet resumed was not answered at all.
+func TestAResumeWithoutRoomIsRefused(t *testing.T) {
+	f := newFixture(t, 1, nil)
+	f.logic.greeting = func(r *ConnectResult) {
+		r.Resume = []timeline.Cursor{{Timeline: "u:1", Epoch: 1, After: 1}}
+	}
+	f.g.asks.mu.Lock()
+	f.g.asks.limit = 0
+	f.g.asks.mu.Unlock()
+	c := f.connect(f.buckets[0], 2, `{"mid":1}`)
+	f.ask(c, wire.OpHeartbeat, 2, "")
+	want := []string{`{"code":503,"reason":"too many requests wait, try again later"}`}
+	if got := c.bodies(t, wire.OpSyncReply); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // Packets that come while logic is asked wait: gnetio reads none of a paused
 // session. Replies keep the order of the requests.
 func TestASessionWaitsForItsAnswer(t *testing.T) {
