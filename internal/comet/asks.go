@@ -74,24 +74,42 @@ func (g *Gateway) postSession(id uint64, fn func(*Bucket, *Session)) {
 	})
 }
 
-// maxPublishBytes bounds one call, which must stay below the size limit of a
-// message.
-const maxPublishBytes = 4 << 20
+// maxCallBytes bounds what sessions give to one call, which must stay below the
+// size limit of a message: else a few of them could fail it for all.
+const maxCallBytes = 4 << 20
+
+// inCalls hands a batch to call in parts, each with one item or below the bound.
+// Every string of a client counts: it may be as long as its packet.
+func inCalls[T any](batch []T, size func(*T) int, call func([]T)) {
+	for len(batch) > 0 {
+		n, bytes := 1, size(&batch[0])
+		for ; n < len(batch); n++ {
+			if bytes += size(&batch[n]); bytes > maxCallBytes {
+				break
+			}
+		}
+		call(batch[:n])
+		batch = batch[n:]
+	}
+}
+
+// A cookie is made text, which may double it.
+func (it *ConnectItem) size() int { return len(it.Token) + 2*len(it.Cookie) }
+
+func (it *PublishItem) size() int { return len(it.To) + len(it.ClientID) + len(it.Payload) }
+
+func (it *AckItem) size() (bytes int) {
+	for i := range it.Acks {
+		const numbers = 24
+		bytes += len(it.Acks[i].Timeline) + numbers
+	}
+	return bytes
+}
 
 // publishLoop hands messages of sessions to logic, those that came together in
 // one call.
 func (g *Gateway) publishLoop() {
-	g.publishes.serve(g.life, func(items []PublishItem) {
-		for len(items) > 0 {
-			n, bytes := 0, 0
-			for n < len(items) && (n == 0 || bytes+len(items[n].Payload) <= maxPublishBytes) {
-				bytes += len(items[n].Payload)
-				n++
-			}
-			g.publish(items[:n])
-			items = items[n:]
-		}
-	})
+	g.publishes.serve(g.life, func(items []PublishItem) { inCalls(items, (*PublishItem).size, g.publish) })
 }
 
 func (g *Gateway) publish(items []PublishItem) {
@@ -137,7 +155,9 @@ func publishLater() Published {
 
 // ackLoop hands acks to logic. One that is lost costs a message that is
 // delivered again, so a call that failed is not repeated.
-func (g *Gateway) ackLoop() { g.acks.serve(g.life, g.ack) }
+func (g *Gateway) ackLoop() {
+	g.acks.serve(g.life, func(items []AckItem) { inCalls(items, (*AckItem).size, g.ack) })
+}
 
 func (g *Gateway) ack(items []AckItem) {
 	ctx, cancel := context.WithTimeout(g.life, g.cfg.LogicTimeout)

@@ -89,7 +89,7 @@ func (c *Config) Problems() []string {
 	ints("turn_writes", c.TurnWrites, 16, 100_000)
 	ints("backlog_bytes", c.BacklogBytes, 64<<10, 1<<30)
 	ints("connect_workers", c.ConnectWorkers, 1, 256)
-	ints("connect_batch", c.ConnectBatch, 1, 1024) // with token and cookie 12 KiB each, and a call may have 16 MiB
+	ints("connect_batch", c.ConnectBatch, 1, 1024)
 	ints("connect_queue", c.ConnectQueue, 1, 1_000_000)
 	ints("upstream_workers", c.UpstreamWorkers, 1, 1024)
 	ints("upstream_queue", c.UpstreamQueue, 1, 1_000_000)

@@ -11,7 +11,9 @@ import (
 const connectPatience = 5 * time.Millisecond
 
 // connectLoop asks logic about the sessions that want to be authenticated.
-func (g *Gateway) connectLoop() { g.connects.serve(g.life, g.connect) }
+func (g *Gateway) connectLoop() {
+	g.connects.serve(g.life, func(items []ConnectItem) { inCalls(items, (*ConnectItem).size, g.connect) })
+}
 
 // connect asks about those that have not waited for too long. When more come than
 // logic can take, it would else be asked only about sessions whose handshake is
