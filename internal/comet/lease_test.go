@@ -122,6 +122,33 @@ func TestRenewalDoesNotBringBackAnEndedSession(t *testing.T) {
 	}
 }
 
+// Symptom: a comet with some hundred thousand sessions, and a lease_interval that
+// was long beside its renew_period, had no lease: no push reached it. Cause: all
+// sessions whose turn it was were in the call that renews the lease, which was
+// then above the size limit of a message (16 MiB), or took longer than its
+// deadline.
+func TestRenewalsAreBounded(t *testing.T) {
+	const sessions = 3500
+	f := newFixture(t, 1, func(c *Config) { c.LeaseInterval, c.RenewPeriod = time.Second, time.Second })
+	f.g.maxSessions = sessions
+	b := f.buckets[0]
+	f.on(b, func() {
+		for i := range sessions {
+			c := &testConn{bucket: b}
+			c.session = b.Open(c, Stream, netip127())
+			c.session.state, c.session.key = live, fmt.Sprint(i)
+		}
+	})
+	waitFor(t, "all sessions to be renewed", func() bool { return len(f.reported(0)) == sessions })
+	f.logic.mu.Lock()
+	defer f.logic.mu.Unlock()
+	for _, r := range f.logic.refreshes {
+		if len(r.Sessions) > 1000 {
+			t.Errorf("%d sessions in one call", len(r.Sessions))
+		}
+	}
+}
+
 // slowLogic holds a Refresh back and notes the order of what is done.
 type slowLogic struct {
 	*testLogic

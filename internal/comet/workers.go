@@ -157,10 +157,14 @@ func (g *Gateway) leaseLoop() {
 			roomsDue = now.Add(g.cfg.OnlineInterval - g.cfg.LeaseInterval/2)
 		}
 		var reply RefreshReply
+		first := min(len(refs), refsPerCall)
 		if err == nil {
-			reply, err = g.refreshWithShares(ctx, refs, rooms)
+			reply, err = g.refreshWithShares(ctx, refs[:first], rooms)
 		}
 		cancel()
+		if err == nil {
+			err = g.report(g.life, refs[first:])
+		}
 		if err != nil {
 			g.logicFailed("refresh", err)
 			continue
@@ -250,16 +254,31 @@ func (g *Gateway) resync() {
 		g.unsynced.Store(true)
 	}
 	g.log.Warn("the lease was lost, or may have been: reporting all sessions again", "sessions", len(refs))
-	for len(refs) > 0 && err == nil && !g.closing.Load() {
-		n := min(len(refs), 1000)
-		call, cancelCall := context.WithTimeout(ctx, g.cfg.LogicTimeout)
-		_, err = g.refresh(call, refs[:n], nil, nil)
-		cancelCall()
-		refs = refs[n:]
+	if err == nil {
+		err = g.report(ctx, refs)
 	}
 	if err != nil {
 		g.logicFailed("resync", err)
 	}
+}
+
+// refsPerCall bounds the sessions that one call renews: it must stay below the
+// size limit of a message, and logic has a deadline for it.
+const refsPerCall = 1000
+
+// report renews sessions, and the lease with each call.
+func (g *Gateway) report(ctx context.Context, refs []SessionRef) error {
+	for len(refs) > 0 && !g.closing.Load() {
+		n := min(len(refs), refsPerCall)
+		call, cancel := context.WithTimeout(ctx, g.cfg.LogicTimeout)
+		_, err := g.refresh(call, refs[:n], nil, nil)
+		cancel()
+		if err != nil {
+			return err
+		}
+		refs = refs[n:]
+	}
+	return nil
 }
 
 // logicFailed counts a failed call, unless the end of this comet cut it off.
