@@ -87,7 +87,9 @@ func TestAnArchiveThatIsSlowGetsLessAtOnce(t *testing.T) {
 			t.Errorf("%d of 2000 records are archived, after %d calls", n, store.calls.Load())
 		}
 		cancel()
-		<-ended
+		if err := <-ended; err == nil {
+			t.Error("the worker ended without an error")
+		}
 		if err := j.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
