@@ -140,6 +140,14 @@ func (j *Job) backoff() backoff { return backoff{min: j.cfg.RetryMin, max: j.cfg
 
 func (b *backoff) reset() { b.next = 0 }
 
+// opened is told how long a stream lasted: one that broke soon after it opened,
+// again and again, has found somebody who does not take what it carries.
+func (b *backoff) opened(lasted time.Duration) {
+	if lasted >= b.max {
+		b.reset()
+	}
+}
+
 // wait pauses, or returns false at once when ctx ends.
 func (b *backoff) wait(ctx context.Context) bool { return sleep(ctx, b.grow()) }
 

@@ -23,6 +23,7 @@ func (l *lane) run() {
 	log := l.comet.log.With(slog.Int("lane", l.index))
 	var down time.Time
 	for l.comet.present.Err() == nil {
+		began := l.job.now()
 		opened, err := l.carry(func() {
 			l.reached()
 			if !down.IsZero() {
@@ -42,7 +43,7 @@ func (l *lane) run() {
 			l.refuse()
 		}
 		if opened {
-			pause.reset()
+			pause.opened(time.Duration(l.job.now() - began))
 		}
 		if down.IsZero() && l.comet.present.Err() == nil {
 			down = time.Now()

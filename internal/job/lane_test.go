@@ -366,6 +366,32 @@ func TestLaneOfAnotherLife(t *testing.T) {
 	})
 }
 
+// Symptom: a comet that took a stream and refused the batch on it, as one of
+// another version may, got it sixty times a second, with a line in the log each.
+// Cause: the pause between attempts began anew with every stream that opened.
+func TestStreamsThatOpenAndBreakHaveABackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, func(c *Config) { c.DispatchTimeout = 20 * time.Second })
+		defer b.close(t)
+		b.lane.offer(b.deliveries(0, 1, 10))
+		sent, over := 0, time.After(20*time.Second)
+		for waiting := true; waiting; {
+			select {
+			case <-b.edge.sent:
+				sent++
+				b.edge.answers <- nil // cuts the stream
+				<-b.edge.opened
+			case <-over:
+				waiting = false
+			}
+		}
+		// From retry_min to retry_max, and then one or two in each.
+		if sent < 15 || sent > 50 {
+			t.Errorf("the batch was sent %d times in 20 s", sent)
+		}
+	})
+}
+
 // Symptom: a job kept a little memory for every life of a comet that another
 // one had taken the address of, for ever. Cause: such a life has stopped before
 // its lease ends, and what left was forgotten only when it stopped.

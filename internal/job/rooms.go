@@ -30,6 +30,7 @@ func (x *roomIndex) has(room any) bool {
 func (c *comet) watchRooms() {
 	pause := c.job.backoff()
 	for failed := false; ; failed = true {
+		began := c.job.now()
 		opened, err := c.followRooms()
 		c.rooms.known.Store(nil)
 		if c.present.Err() != nil {
@@ -40,7 +41,7 @@ func (c *comet) watchRooms() {
 			return
 		}
 		if opened {
-			pause.reset()
+			pause.opened(time.Duration(c.job.now() - began))
 			failed = false
 		}
 		if !failed {
