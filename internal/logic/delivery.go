@@ -35,6 +35,10 @@ func (c deliveryConfig) problems() []string {
 // itemBytes is what an item costs beside its body.
 const itemBytes = 256
 
+// maxBatchBytes bounds a batch of more than one item. In JSON and base64 it stays
+// below the 1 MiB that many an HTTP server takes, which would refuse the batch.
+const maxBatchBytes = 512 << 10
+
 // delivery hands items to a port in the order in which they were added: in
 // batches, each after its grace, again after a failure. What waits is bounded by
 // bytes and in the memory of this process.
@@ -167,14 +171,18 @@ func (d *delivery[T]) run(ctx context.Context) {
 func (d *delivery[T]) next() (batch []T, wait time.Duration, ended bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	now := d.now()
+	now, bytes := d.now(), int64(0)
 	for len(batch) < min(d.cfg.Batch, len(d.waiting)) {
 		w := &d.waiting[len(batch)]
 		if !d.closed && now.Before(w.due) {
 			break
 		}
+		size := d.size(&w.item)
+		if bytes += size; len(batch) > 0 && bytes > maxBatchBytes {
+			break
+		}
 		batch = append(batch, w.item)
-		d.bytes -= d.size(&w.item)
+		d.bytes -= size
 	}
 	clear(d.waiting[:len(batch)])
 	d.waiting = d.waiting[len(batch):]

@@ -2,6 +2,7 @@ package logic_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -148,4 +149,48 @@ func TestUpstreamBoundAndClose(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// strict refuses what many an HTTP server does by default.
+type strict struct{ backend }
+
+func (b *strict) Send(ctx context.Context, messages []logic.UpstreamMessage) error {
+	bytes := 0
+	for _, m := range messages {
+		bytes += base64.StdEncoding.EncodedLen(len(m.Message.Body)) + 400 // the other fields
+	}
+	if len(messages) > 1 && bytes > 1<<20 {
+		return logic.ErrUpstreamRefused
+	}
+	return b.backend.Send(ctx, messages)
+}
+
+// Symptom: a burst of messages of some 10 KB was refused by the backend as a
+// whole (413), and lost. Cause: a batch was bounded by messages only, so that
+// 100 of them, or all of max_bytes, were one request.
+func TestBatchesAreBoundedByBytes(t *testing.T) {
+	for _, bytes := range []int{0, 100, 20_000, 600_000, 2_000_000} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg, b := logic.DefaultUpstreamConfig(), &strict{}
+			cfg.Batch = 1000
+			u, err := logic.NewUpstream(cfg, b, slog.New(slog.DiscardHandler), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := min(3000, 50_000_000/(bytes+256))
+			for range n {
+				u.Add(logic.UpstreamMessage{To: "u:1", Message: message.Message{Body: make([]byte, bytes)}})
+			}
+			if err := u.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if got, calls := b.take(); len(got) != n || calls > n || bytes < 1000 && calls > n/100 {
+				t.Errorf("bodies of %d bytes: %d of %d sent in %d calls", bytes, len(got), n, calls)
+			}
+			if err := u.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
