@@ -250,7 +250,8 @@ func TestRetriesLastAndDoubleNothing(t *testing.T) {
 	}
 }
 
-// Symptom: while one partition had no leader, pushes to all partitions failed.
+// Symptom: while one partition had no leader, pushes to all partitions failed, and
+// every logic was not ready.
 // Cause: its records took the whole buffer; sarama waited for space in the queue
 // of that partition before it looked at the records of others; and it asked for
 // metadata, with nothing else on the way to the broker, until every partition had
@@ -285,6 +286,9 @@ func TestPartitionWithoutALeaderStopsOnlyItself(t *testing.T) {
 			waiting.Wait()
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // of an outage of 40 s
 			defer cancel()
+			if err := p.Ping(ctx); err != nil {
+				t.Errorf("not ready for the other partitions: %v", err)
+			}
 			for range 3 {
 				if err := p.Append(ctx, message.Message{Body: make([]byte, load.bytes)}, others); err != nil {
 					t.Fatalf("another partition: %v", err)
@@ -458,5 +462,21 @@ func TestEnsureTopics(t *testing.T) {
 	}
 	if !j.has("another number of partitions") || len(k.PartitionInfos(cfg.Topic)) != int(cfg.Partitions)-1 {
 		t.Error("an existing topic was changed, or its difference not told")
+	}
+}
+
+func TestPingWithoutAnyLeader(t *testing.T) {
+	leakcheck.Check(t)
+	k := fakeKafka(t)
+	cfg := testConfig(t, k.ListenAddrs()...)
+	ensure(t, cfg)
+	p := connected(t, cfg)
+	fault := k.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Topic: cfg.Topic, Err: kerr.LeaderNotAvailable, Count: -1})
+	if err := p.Ping(t.Context()); err == nil {
+		t.Error("ready without a partition to write to")
+	}
+	fault.Remove()
+	if err := p.Ping(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
