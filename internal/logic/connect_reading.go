@@ -3,7 +3,9 @@ package logic
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -39,7 +41,7 @@ func (c *Core) connectRooms(ctx context.Context, node presence.Node, items []Con
 		places <- struct{}{}
 		readers.Go(func() {
 			defer func() { <-places }()
-			rooms, err := c.durableRooms(ctx, results[i].Mid)
+			rooms, err := c.safeRooms(ctx, results[i].Mid)
 			if err != nil {
 				c.storms.Warn("durable rooms", "sessions turned away, the rooms of their users cannot be read", slog.String("node", node.Name), slog.Any("error", err))
 				results[i] = ConnectResult{Code: CodeUnavailable, Reason: "the rooms of the user cannot be read, reconnect"}
@@ -49,6 +51,18 @@ func (c *Core) connectRooms(ctx context.Context, node presence.Node, items []Con
 		})
 	}
 	readers.Wait()
+}
+
+// safeRooms keeps a panic in its goroutine from ending the process; the
+// transports catch only those in theirs.
+func (c *Core) safeRooms(ctx context.Context, mid int64) (rooms []string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.logger.Error("panic while reading rooms", "panic", p, "stack", string(debug.Stack()))
+			rooms, err = nil, errors.New("panic")
+		}
+	}()
+	return c.durableRooms(ctx, mid)
 }
 
 // durableRooms are the rooms that the user is a member of now.

@@ -217,6 +217,26 @@ func TestNothingStored(t *testing.T) {
 	}
 }
 
+// broken panics where the rooms of users are read.
+type broken struct{ logic.Timelines }
+
+func (broken) RoomsOf(context.Context, int64, message.Timeline, int) ([]timeline.Membership, error) {
+	panic("broken")
+}
+
+// Symptom: a panic while rooms were read ended the whole logic. Cause: they are
+// read in goroutines of their own, where the transport does not catch it.
+func TestPanicInRoomsCostsItsSession(t *testing.T) {
+	l := newLibrary(t)
+	core := l.env.Core(t, func(_ *logic.Config, d *logic.Deps) { d.Timelines = broken{l.store} })
+	v2 := item(1, `{"mid":7}`)
+	v2.Ver = 2
+	got := core.Connect(t.Context(), one("c1"), []logic.ConnectItem{v2, item(2, `{"mid":8}`)})
+	if got[0].Code != logic.CodeUnavailable || got[1].Code != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
 // roomless cannot read the rooms of users.
 type roomless struct{ logic.Timelines }
 
