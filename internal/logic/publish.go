@@ -114,7 +114,7 @@ func (c *Core) publishOne(ctx context.Context, p Publishing) (message.Message, e
 	if p.Kind == message.None {
 		p.Kind = message.Chat
 	}
-	if err := c.policy.MayPublish(ctx, p); err != nil {
+	if err := c.mayPublish(ctx, p); err != nil {
 		return message.Message{}, fmt.Errorf("policy: %w", err)
 	}
 	m := message.Message{Op: p.Op, Kind: p.Kind, Sender: p.Mid, ClientID: p.ClientID, Body: p.Payload}
@@ -125,6 +125,12 @@ func (c *Core) publishOne(ctx context.Context, p Publishing) (message.Message, e
 		m.ID = message.DeriveID(fmt.Sprintf("c:%d", p.Mid), p.ClientID)
 	}
 	return c.AcceptMessage(ctx, m, []message.Target{target})
+}
+
+func (c *Core) mayPublish(ctx context.Context, p Publishing) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.TimelineTimeout)
+	defer cancel()
+	return c.policy.MayPublish(ctx, p)
 }
 
 // publishTarget is the target that a timeline is of. Pushes to all are not for

@@ -271,3 +271,27 @@ func TestTurnedAwaySessionsAreNotRecorded(t *testing.T) {
 		}
 	}
 }
+
+// undecided is a policy that answers nobody.
+type undecided struct{}
+
+func (undecided) MayPublish(ctx context.Context, _ logic.Publishing) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Symptom: while SQL hung, a message to a room that its sender is a member of was
+// answered only when the call of the comet ended, with the messages of others in
+// the same call. Cause: the policy, which asks SQL, had no deadline of its own.
+func TestPolicyHasADeadline(t *testing.T) {
+	l := newLibrary(t)
+	core := l.env.Core(t, func(c *logic.Config, d *logic.Deps) {
+		c.TimelineTimeout, d.Timelines, d.Policy = 100*time.Millisecond, l.store, undecided{}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // that of the call
+	defer cancel()
+	got := core.Publish(ctx, []logic.Publishing{{Mid: 7, To: "r:group://1", Op: 1000}})
+	if got[0].Code != logic.CodeRetry || ctx.Err() != nil {
+		t.Errorf("%+v, %v", got, ctx.Err())
+	}
+}
