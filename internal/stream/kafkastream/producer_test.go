@@ -325,6 +325,18 @@ func TestAcknowledgedBytesAreGivenBack(t *testing.T) {
 	}
 }
 
+// Symptom: with max_buffered_bytes as small as it may be, the longest body to a
+// room with a long name was never taken. Cause: a record is somewhat larger than
+// max_record_bytes then, and waited for more space than there is.
+func TestTheLargestRecordFitsTheSmallestBuffer(t *testing.T) {
+	leakcheck.Check(t)
+	cfg := testConfig(t, fakeKafka(t).ListenAddrs()...)
+	cfg.MaxRecordBytes, cfg.MaxBufferedBytes = 4096, 4096
+	ensure(t, cfg)
+	p := connected(t, cfg)
+	appendTo(t, p, strings.Repeat("x", cfg.MaxBodyBytes()), message.ToRoom("t://"+strings.Repeat("r", message.MaxRoomBytes-4)))
+}
+
 // appendDuring appends from several callers while disturb runs some times, and
 // checks that the log has everything once and in each caller's order. It
 // returns the number of messages.

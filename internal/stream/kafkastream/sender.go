@@ -61,7 +61,7 @@ func newSender(brokers []string, cfg *sarama.Config, maxBufferedBytes int, linge
 	s := &sender{
 		client:         client,
 		async:          async,
-		buffered:       semaphore.NewWeighted(int64(maxBufferedBytes)),
+		buffered:       semaphore.NewWeighted(int64(max(maxBufferedBytes, cfg.Producer.MaxMessageBytes))),
 		partitionBytes: int64(cfg.Producer.MaxMessageBytes) - 1, // with one byte more sarama begins a second batch
 		partitions:     map[int32]*partitionBuffer{},
 		pace:           newPace(linger),
