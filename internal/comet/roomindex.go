@@ -3,6 +3,7 @@ package comet
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -155,13 +156,28 @@ func (x *RoomIndex) count() int {
 	return len(x.rooms)
 }
 
-// counts returns the sessions per room of this comet.
+// lockedRooms is how many rooms are looked at before those who wait for the lock
+// have their turn: loops take it in joins and leaves, and must not stand still
+// while hundreds of thousands of rooms are counted.
+const lockedRooms = 256
+
+// breathe lets others have the lock, which it is called with.
+func (x *RoomIndex) breathe() {
+	x.mu.Unlock()
+	runtime.Gosched()
+	x.mu.Lock()
+}
+
+// counts returns the sessions per room of this comet. Rooms that come or go
+// meanwhile may be in it or not.
 func (x *RoomIndex) counts() map[string]int32 {
+	out := make(map[string]int32, x.count())
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	out := make(map[string]int32, len(x.rooms))
 	for key, rc := range x.rooms {
-		out[key] = rc.local.Load()
+		if out[key] = rc.local.Load(); len(out)%lockedRooms == 0 {
+			x.breathe()
+		}
 	}
 	return out
 }
@@ -170,9 +186,13 @@ func (x *RoomIndex) counts() map[string]int32 {
 func (x *RoomIndex) setCluster(counts map[string]int32) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	seen := 0
 	for key, n := range counts {
 		if rc := x.rooms[key]; rc != nil {
 			rc.cluster.Store(n)
+		}
+		if seen++; seen%lockedRooms == 0 {
+			x.breathe()
 		}
 	}
 }

@@ -1,0 +1,72 @@
+package comet
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// Symptom: a comet with hundreds of thousands of rooms stood still for a tenth of
+// a second in each online_interval. Cause: all rooms were counted, and told what
+// the cluster has, under the lock that a loop needs for a join or leave.
+func TestJoinsDoNotWaitForCounts(t *testing.T) {
+	const rooms = 50_000
+	x := newRoomIndex(time.Second, func() {})
+	var known []*roomCount // some of them
+	told := map[string]int32{}
+	for i := range rooms {
+		key := fmt.Sprintf("live://%d", i)
+		if rc := x.enter(key); i%500 == 0 {
+			known = append(known, rc)
+		}
+		told[key] = 1
+	}
+	// between runs work, and look again and again in between, as far as the lock
+	// is free.
+	between := func(work, look func()) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			work()
+		}()
+		for ; ; runtime.Gosched() {
+			x.mu.Lock()
+			look()
+			x.mu.Unlock()
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	}
+
+	begun := false
+	between(func() { x.setCluster(told) }, func() {
+		some := 0
+		for _, rc := range known {
+			some += int(rc.cluster.Load())
+		}
+		begun = begun || some > 0 && some < len(known)
+	})
+	if !begun {
+		t.Error("nobody had the lock before all rooms were told what the cluster has")
+	}
+
+	var counts map[string]int32
+	moved := int32(0)
+	between(func() { counts = x.counts() }, func() {
+		moved++
+		for _, rc := range known {
+			rc.local.Store(moved)
+		}
+	})
+	seen := map[int32]bool{}
+	for i := 0; i < rooms; i += 500 {
+		seen[counts[fmt.Sprintf("live://%d", i)]] = true
+	}
+	if len(counts) != rooms || len(seen) < 2 {
+		t.Errorf("%d of %d rooms counted; nobody had the lock before that was done", len(counts), rooms)
+	}
+}
