@@ -205,3 +205,30 @@ func TestAStormDoesNotShutEverybodyOut(t *testing.T) {
 		}
 	})
 }
+
+// Symptom: while a job was frozen, clients that came with a room were closed for
+// a handshake that took too long, though they had done their part of it. Cause:
+// the wait for the jobs counted as handshake, also where join_timeout is the
+// longer one, or logic had left little of handshake_timeout.
+func TestTheWaitForTheJobsIsNoHandshake(t *testing.T) {
+	f := newFixture(t, 1, func(c *Config) { c.JoinTimeout = 10 * time.Second })
+	w := f.g.Rooms().Watch("frozen")
+	defer w.Close()
+	c := f.open(f.buckets[0], Stream)
+	f.send(c, 1, wire.OpAuth, 1, token)
+	var s state
+	waitFor(t, "logic's answer", func() bool {
+		f.on(c.bucket, func() { s = c.session.state })
+		return s == confirming
+	})
+	f.advance(f.g.cfg.JoinTimeout)
+	if c.ended != "" {
+		t.Fatal("closed while it waited for the job")
+	}
+	w.Ack(1)
+	waitFor(t, "the auth reply", func() bool { return len(c.bodies(t, wire.OpAuthReply)) == 1 })
+	f.advance(2 * time.Minute)
+	if c.ended == "" {
+		t.Error("it lives without heartbeats")
+	}
+}

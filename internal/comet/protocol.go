@@ -99,6 +99,9 @@ func (b *Bucket) connected(id uint64, r ConnectResult) {
 		b.activate(s)
 		return
 	}
+	// The client has done its part of the handshake, and this wait has an end of
+	// its own.
+	s.deadlineMS = max(s.deadlineMS, b.nowMS+millis(b.gateway.cfg.JoinTimeout)+1000)
 	b.gateway.rooms.whenConfirmed(version, b.onSession(id, (*Bucket).activate))
 }
 
