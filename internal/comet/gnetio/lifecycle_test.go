@@ -54,6 +54,23 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
+// Symptom: with one address for TCP and WebSocket a comet came up, and closed
+// every TCP client for a handshake that made no sense. Cause: the loops share
+// their ports, so both listened, and whose connection it is tells the address.
+func TestOneAddressForBoth(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	_ = l.Close()
+	cfg := DefaultConfig()
+	cfg.TCP, cfg.WebSocket = addr, addr
+	if _, err := New(cfg, nil, comettest.Log(t)); err == nil {
+		t.Errorf("New takes %s for both", addr)
+	}
+}
+
 // One listener may be missing, and the two may have one port on two addresses.
 func TestListeners(t *testing.T) {
 	f := serve(t, func(f *fixture) { f.net.WebSocket = "" })

@@ -118,6 +118,9 @@ func New(cfg Config, gateway *comet.Gateway, log *slog.Logger) (*Server, error) 
 	if s.ws, err = probe("websocket", cfg.WebSocket); err != nil {
 		return nil, err
 	}
+	if s.tcp.IsValid() && s.tcp == s.ws { // with SO_REUSEPORT both would listen
+		return nil, fmt.Errorf("gnetio: listen.tcp = %q, listen.websocket = %q: allowed are two addresses", cfg.TCP, cfg.WebSocket)
+	}
 	return s, nil
 }
 
