@@ -46,20 +46,32 @@ func (g *Gateway) topsLoop() {
 // readTops asks about one of steps shares of what every loop has.
 func (g *Gateway) readTops(ctx context.Context, steps int) error {
 	for _, b := range *g.buckets.Load() {
-		var asked topsAsked
-		if err := b.call(ctx, func(b *Bucket) { asked = b.topsShare(steps) }); err != nil {
+		var slots int
+		if err := b.call(ctx, func(b *Bucket) { slots = (len(b.slots) + steps - 1) / steps }); err != nil {
 			return err
 		}
-		for len(asked.tls) > 0 {
-			n := min(len(asked.tls), topsChunk)
-			tops, err := g.tops(ctx, asked.tls[:n])
-			if err != nil {
+		for slots > 0 {
+			var asked topsAsked
+			if err := b.call(ctx, func(b *Bucket) { asked, slots = b.topsShare(slots) }); err != nil {
 				return err
 			}
-			sessions := asked.sessions
-			b.post(func(b *Bucket) { b.tookTops(tops, sessions) })
-			asked.tls = asked.tls[n:]
+			if err := g.askTops(ctx, b, asked); err != nil {
+				return err
+			}
 		}
+	}
+	return nil
+}
+
+func (g *Gateway) askTops(ctx context.Context, b *Bucket, asked topsAsked) error {
+	for len(asked.tls) > 0 {
+		n := min(len(asked.tls), topsChunk)
+		tops, err := g.tops(ctx, asked.tls[:n])
+		if err != nil {
+			return err
+		}
+		b.post(func(b *Bucket) { b.tookTops(tops, asked.sessions) })
+		asked.tls = asked.tls[n:]
 	}
 	return nil
 }
@@ -84,22 +96,25 @@ type topsAsked struct {
 	sessions map[message.Timeline][]uint64
 }
 
-// topsShare lists what to ask about next: the timeline of pushes to all, a
-// part of the sessions, and what those are in. A room with many members is
-// asked about more often than others, at most once a share.
-func (b *Bucket) topsShare(steps int) topsAsked {
-	asked := topsAsked{sessions: map[message.Timeline][]uint64{}}
+// topsShare lists what to ask about next: the timeline of pushes to all, the
+// sessions of the next slots, and what those are in. A room with many members is
+// asked about more often than others. It looks at no more sessions and rooms than
+// a turn takes; left are the slots that are for the next turn.
+func (b *Bucket) topsShare(slots int) (asked topsAsked, left int) {
+	asked.sessions = map[message.Timeline][]uint64{}
 	rooms := map[string]bool{}
 	var found bool
-	for range (len(b.slots) + steps - 1) / steps {
+	for units := 0; slots > 0 && units < turnUnits; slots-- {
 		if b.topsNext >= len(b.slots) {
 			b.topsNext = 0
 		}
 		s := b.slots[b.topsNext].s
 		b.topsNext++
+		units++
 		if s == nil || s.tops == nil || s.state != live {
 			continue
 		}
+		units += len(s.rooms)
 		found = true
 		if s.mid > 0 {
 			tl := message.Inbox(s.mid)
@@ -118,7 +133,7 @@ func (b *Bucket) topsShare(steps int) topsAsked {
 	if found {
 		asked.tls = append(asked.tls, message.AllTimeline)
 	}
-	return asked
+	return asked, slots
 }
 
 func (b *Bucket) tookTops(tops []timeline.Top, sessions map[message.Timeline][]uint64) {
