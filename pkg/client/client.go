@@ -73,6 +73,9 @@ func (c *Client) end(err error) {
 // another attempt does not change: a [RefusedError], or that the message does
 // not fit into a packet. The message may have been accepted also when ctx
 // ended: with the same ClientID it can be sent again.
+//
+// A [Handler] must not wait for it: while the handler works, Run makes no new
+// connection, and while it is told of one, that one is not used yet.
 func (c *Client) Publish(ctx context.Context, m Outgoing) (id string, err error) {
 	if m.ClientID == "" {
 		var b [16]byte

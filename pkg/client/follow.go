@@ -344,6 +344,9 @@ func (f *follower) stand(ctx context.Context, asked []string, stand []standing) 
 		switch {
 		case i >= 0:
 			l.at = Cursor{stand[i].Epoch, stand[i].Acked}
+			if l.at.Epoch == l.from.Epoch { // another device was faster with what both got
+				l.at.Seq = min(l.at.Seq, l.from.Seq)
+			}
 		case l.name != inboxOf(f.c.session.Mid):
 			l.at = l.from
 		}

@@ -404,6 +404,21 @@ func TestAPushBeforeTheJoinIsAnswered(t *testing.T) {
 	r.expect(t, "r:live://1", numbered(6, 8))
 }
 
+// Symptom: the first message of a user came to one of two devices only. Cause:
+// the faster one had acknowledged it when the other, which had got it too, was
+// told where the user stands.
+func TestADeviceKeepsWhatAnotherOneWasFasterWith(t *testing.T) {
+	s := newShelf(t)
+	s.early = true
+	s.add("r:live://1", numbered(1, 8)...)
+	s.acked["r:live://1"], s.acked["u:7"] = 8, 1
+	r := s.read(t, client.Config{Heartbeat: time.Hour}, true)
+	r.expect(t, "r:live://1", numbered(8, 8))
+	s.add("u:7", "first")
+	s.push("u:7", 1)
+	r.expect(t, "u:7", []string{"first"})
+}
+
 // Symptom: messages of a room were skipped by who had just entered it for the
 // first time. Cause: the connection ended before the server had said where the
 // user stands, and the room began where it was when it was entered again.
