@@ -100,8 +100,9 @@ func (b *Bucket) connected(id uint64, r ConnectResult) {
 		return
 	}
 	// The client has done its part of the handshake, and this wait has an end of
-	// its own.
-	s.deadlineMS = max(s.deadlineMS, b.nowMS+millis(b.gateway.cfg.JoinTimeout)+1000)
+	// its own, which has to come first.
+	const slackMS = 1000
+	s.deadlineMS = max(s.deadlineMS, b.nowMS+millis(b.gateway.cfg.JoinTimeout)+slackMS)
 	b.gateway.rooms.whenConfirmed(version, b.onSession(id, (*Bucket).activate))
 }
 
