@@ -367,7 +367,7 @@ func TestLaneOfAnotherLife(t *testing.T) {
 }
 
 // Symptom: a comet that took a stream and refused the batch on it, as one of
-// another version may, got it sixty times a second, with a line in the log each.
+// another version may, got it again at once, without end, with a line in the log each.
 // Cause: the pause between attempts began anew with every stream that opened.
 func TestStreamsThatOpenAndBreakHaveABackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -135,7 +135,8 @@ func TestMissingInstancesAreKeptForAWhile(t *testing.T) {
 }
 
 // Symptom: behind a proxy that cuts long polls, an instance that had left stayed
-// listed for ever, and the servers were asked ten times a second, renewals too.
+// listed for ever, and the servers were asked without a pause to speak of,
+// renewals too.
 // Cause: every poll that failed was an outage that gave all that was missing
 // the whole grace time again, and as the fetch behind it worked there was no
 // back-off.
