@@ -47,7 +47,7 @@ type delivery[T any] struct {
 
 	mu      sync.Mutex
 	waiting []waitingItem[T] // in the order of due
-	bytes   int64
+	bytes   int64            // of those and of the batch that is being sent
 	closed  bool
 	wake    chan struct{} // has room for one: something new waits, or it is closed
 	stopped chan struct{}
@@ -146,9 +146,12 @@ func (d *delivery[T]) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		batch, wait, ended := d.next()
+		batch, bytes, wait, ended := d.next()
 		if len(batch) > 0 {
 			d.deliver(ctx, batch)
+			d.mu.Lock()
+			d.bytes -= bytes // what is being sent is in memory, too
+			d.mu.Unlock()
 			continue
 		}
 		if ended {
@@ -168,28 +171,28 @@ func (d *delivery[T]) run(ctx context.Context) {
 }
 
 // next takes what is due, or says how long nothing will be.
-func (d *delivery[T]) next() (batch []T, wait time.Duration, ended bool) {
+func (d *delivery[T]) next() (batch []T, bytes int64, wait time.Duration, ended bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	now, bytes := d.now(), int64(0)
+	now := d.now()
 	for len(batch) < min(d.cfg.Batch, len(d.waiting)) {
 		w := &d.waiting[len(batch)]
 		if !d.closed && now.Before(w.due) {
 			break
 		}
 		size := d.size(&w.item)
-		if bytes += size; len(batch) > 0 && bytes > maxBatchBytes {
+		if len(batch) > 0 && bytes+size > maxBatchBytes {
 			break
 		}
+		bytes += size
 		batch = append(batch, w.item)
-		d.bytes -= size
 	}
 	clear(d.waiting[:len(batch)])
 	d.waiting = d.waiting[len(batch):]
 	if len(d.waiting) == 0 {
-		return batch, time.Hour, d.closed // an item wakes it
+		return batch, bytes, time.Hour, d.closed // an item wakes it
 	}
-	return batch, d.waiting[0].due.Sub(now), false
+	return batch, bytes, d.waiting[0].due.Sub(now), false
 }
 
 func (d *delivery[T]) deliver(ctx context.Context, batch []T) {

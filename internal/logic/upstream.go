@@ -32,7 +32,7 @@ type UpstreamConfig struct {
 	Attempts int           `toml:"attempts" doc:"calls that are tried for a batch before it is dropped and counted; count; 1 to 20"`
 	Backoff  time.Duration `toml:"backoff" doc:"pause before the second attempt, doubled for each further one; duration; 1ms to 1m"`
 	Timeout  time.Duration `toml:"timeout" doc:"deadline of one call; duration; 10ms to 1m"`
-	MaxBytes int64         `toml:"max_bytes" doc:"bytes of messages that may wait; what comes above it is dropped and counted; 65536 to 1073741824"`
+	MaxBytes int64         `toml:"max_bytes" doc:"bytes of messages that wait or are being sent; what comes above it is dropped and counted; 65536 to 1073741824"`
 }
 
 // DefaultUpstreamConfig bridges some seconds without the backend.

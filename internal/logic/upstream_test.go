@@ -119,8 +119,12 @@ func TestUpstreamBoundAndClose(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 5 {
+			// Symptom: both were taken. Cause: the first one did not count any more
+			// once it was being sent; the lock keeps it there.
+			b.mu.Lock()
 			u.Add(big)
 			u.Add(big) // no room
+			b.mu.Unlock()
 			synctest.Wait()
 			if got, _ := b.take(); len(got) != 1 {
 				t.Errorf("%d of two", len(got))
