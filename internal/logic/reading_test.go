@@ -288,7 +288,7 @@ func TestPolicyHasADeadline(t *testing.T) {
 	core := l.env.Core(t, func(c *logic.Config, d *logic.Deps) {
 		c.TimelineTimeout, d.Timelines, d.Policy = 100*time.Millisecond, l.store, undecided{}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // that of the call
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // that of the call
 	defer cancel()
 	got := core.Publish(ctx, []logic.Publishing{{Mid: 7, To: "r:group://1", Op: 1000}})
 	if got[0].Code != logic.CodeRetry || ctx.Err() != nil {

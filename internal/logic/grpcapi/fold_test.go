@@ -121,7 +121,7 @@ func TestRouteStoredAppendsFirst(t *testing.T) {
 			t.Errorf("append %+v, want %+v", b, want)
 		}
 		// Who comes now is found.
-		if _, err := env.Presence.Lease(ctx, presence.NodeInfo{Node: presence.Node{Name: "c1", Incarnation: 5}}, time.Minute); err != nil {
+		if _, err := env.Presence.Lease(ctx, presence.NodeInfo{Node: presence.Node{Name: "c1", Incarnation: 5}}, 10*time.Minute); err != nil {
 			t.Error(err)
 		}
 		return timeline.BatchResult{Records: [][]timeline.Appended{

@@ -209,7 +209,7 @@ func TestAnswerToWhoWaitsToSend(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = conn.Close() }()
-			if err := conn.SetDeadline(time.Now().Add(httpapi.DefaultConfig().ReadTimeout / 2)); err != nil {
+			if err := conn.SetDeadline(time.Now().Add(patientConfig().ReadTimeout / 2)); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := io.WriteString(conn, "POST "+c.path+" HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\n"+c.header+"\r\n\r\n"); err != nil {

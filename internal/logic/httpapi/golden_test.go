@@ -23,6 +23,18 @@ import (
 
 var _ transport.Server = (*httpapi.Server)(nil)
 
+// patience is how long anything here may take before the test fails: a busy
+// machine may stop a process for seconds, at any point.
+const patience = time.Minute
+
+// patientConfig cuts off nobody who is only slow.
+func patientConfig() httpapi.Config {
+	cfg := httpapi.DefaultConfig()
+	cfg.Timeout, cfg.ReadHeaderTimeout = patience, patience
+	cfg.ReadTimeout, cfg.WriteTimeout = 2*patience, 2*patience
+	return cfg
+}
+
 // serve runs the API on a loopback port and returns its base URL.
 func serve(t testing.TB, env *logictest.Env, core *logic.Core, change func(*httpapi.Config)) (url string, server *httpapi.Server) {
 	t.Helper()
@@ -30,7 +42,7 @@ func serve(t testing.TB, env *logictest.Env, core *logic.Core, change func(*http
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := httpapi.DefaultConfig()
+	cfg := patientConfig()
 	if change != nil {
 		change(&cfg)
 	}
@@ -41,7 +53,7 @@ func serve(t testing.TB, env *logictest.Env, core *logic.Core, change func(*http
 	ended := make(chan error, 1)
 	go func() { ended <- server.Start(context.Background()) }()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := server.Stop(ctx); err != nil {
 			t.Error(err)
@@ -78,7 +90,7 @@ func send(t testing.TB, request *http.Request) answer {
 	defer transport.CloseIdleConnections()
 	client := &http.Client{
 		Transport:     transport,
-		Timeout:       20 * time.Second,
+		Timeout:       patience,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	response, err := client.Do(request)
@@ -352,7 +364,7 @@ func TestSlowHeaderIsCutOff(t *testing.T) {
 	if _, err := io.WriteString(conn, "GET /goim/online/total HTTP/1.1\r\nHost: x\r\nX-Slow: "); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := bufio.NewReader(conn).ReadByte(); err == nil || isTimeout(err) {

@@ -25,7 +25,7 @@ func TestStopFinishesPushes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := httpapi.New(httpapi.DefaultConfig(), httpapi.Deps{Core: core, Listener: listener})
+	server, err := httpapi.New(patientConfig(), httpapi.Deps{Core: core, Listener: listener})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestStopFinishesPushes(t *testing.T) {
 	<-entered
 	cancel()
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		stopped <- server.Stop(ctx)
 	}()

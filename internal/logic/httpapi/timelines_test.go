@@ -38,7 +38,7 @@ func serveStored(t *testing.T) *storedWorld {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := store.Close(ctx); err != nil {
 			t.Error(err)

@@ -25,14 +25,19 @@ import (
 
 	recordv1 "github.com/perseid-im/perseid/api/record/v1"
 	"github.com/perseid-im/perseid/internal/logic"
+	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/obs"
 	"github.com/perseid-im/perseid/internal/presence"
 	"github.com/perseid-im/perseid/internal/presence/redisreg"
 	"github.com/perseid-im/perseid/internal/stream/kafkastream"
 )
 
-// patience is how long anything here may take before the test fails.
-const patience = 20 * time.Second
+// patience is how long anything here may take before the test fails: a busy
+// machine may stop a process for seconds, at any point.
+const patience = time.Minute
+
+// unnoticed is longer than any test; leases last for it.
+const unnoticed = 10 * time.Minute
 
 // Env is the servers of one test and their adapters.
 type Env struct {
@@ -55,12 +60,14 @@ func New(t testing.TB) *Env {
 
 	presenceConfig := redisreg.DefaultConfig()
 	presenceConfig.Addr = redis.Addr()
+	presenceConfig.DialTimeout, presenceConfig.ReadTimeout, presenceConfig.WriteTimeout = patience, patience, patience
 	registry, err := redisreg.New(presenceConfig)
 	must(t, err)
 	t.Cleanup(func() { must(t, registry.Close()) })
 
 	logConfig := kafkastream.DefaultConfig()
 	logConfig.Brokers, logConfig.Topic, logConfig.Partitions = kafka.ListenAddrs(), topic, 1
+	logConfig.DialTimeout, logConfig.RequestTimeout = patience, patience
 	logConfig.OutageTimeout = time.Second // some tests take Kafka away, and it closes only after that
 	producer, err := kafkastream.NewProducer(logConfig, slog.New(slog.DiscardHandler), kafkastream.ProducerHooks{})
 	must(t, err)
@@ -81,8 +88,10 @@ func (e *Env) Core(t testing.TB, change func(*logic.Config, *logic.Deps)) *logic
 	t.Helper()
 	cfg := logic.DefaultConfig()
 	cfg.OnlineInterval, cfg.NodesInterval = 50*time.Millisecond, 50*time.Millisecond
-	cfg.StateTimeout = 5 * time.Second // a busy machine is no failure
-	deps := logic.Deps{Presence: e.Presence, Log: e.Log, Broadcasts: e.Presence, Metrics: e.Metrics}
+	cfg.PresenceTimeout = 30 * time.Second // the highest
+	cfg.AppendTimeout, cfg.TimelineTimeout = patience, patience
+	cfg.LeaseTTL, cfg.RoomsTTL = unnoticed, unnoticed
+	deps := logic.Deps{Presence: unhurried{e.Presence}, Log: e.Log, Broadcasts: unhurried{e.Presence}, Metrics: e.Metrics}
 	if change != nil {
 		change(&cfg, &deps)
 	}
@@ -97,13 +106,24 @@ func (e *Env) Core(t testing.TB, change func(*logic.Config, *logic.Deps)) *logic
 	return core
 }
 
+// unhurried does not fail for the deadline of a state, which is 5 s at most.
+type unhurried struct{ *redisreg.Registry }
+
+func (u unhurried) Locate(ctx context.Context, queries []presence.Query) (presence.Located, error) {
+	return u.Registry.Locate(context.WithoutCancel(ctx), queries)
+}
+
+func (u unhurried) Announce(ctx context.Context, id message.ID, speed int32) error {
+	return u.Registry.Announce(context.WithoutCancel(ctx), id, speed)
+}
+
 // Comet is a live comet with the given name.
 func (e *Env) Comet(t testing.TB, info presence.NodeInfo) presence.Node {
 	t.Helper()
 	if info.GRPCAddr == "" {
 		info.GRPCAddr = "10.0.0.1:3109"
 	}
-	_, err := e.Presence.Lease(context.Background(), info, time.Minute)
+	_, err := e.Presence.Lease(context.Background(), info, unnoticed)
 	must(t, err)
 	return info.Node
 }
@@ -111,7 +131,7 @@ func (e *Env) Comet(t testing.TB, info presence.NodeInfo) presence.Node {
 // Rooms sets the room counts of a comet.
 func (e *Env) Rooms(t testing.TB, node presence.Node, counts map[string]int32) {
 	t.Helper()
-	must(t, e.Presence.SetRooms(context.Background(), node, counts, time.Minute))
+	must(t, e.Presence.SetRooms(context.Background(), node, counts, unnoticed))
 }
 
 // Records reads the whole push topic.
