@@ -20,7 +20,10 @@ const appJSON = "application/json"
 func TestPush(t *testing.T) {
 	env := logictest.New(t)
 	world(t, env)
-	url, _ := serve(t, env, env.Core(t, nil), nil)
+	core := env.Core(t, func(c *logic.Config, _ *logic.Deps) {
+		c.OnlineInterval, c.NodesInterval = patience, patience // what was read at the start is not too old yet
+	})
+	url, _ := serve(t, env, core, nil)
 	got := do(t, "POST", url+"/v1/push", appJSON+"; charset=utf-8", `{"op":1000,"body":"héllo","urgent":true,"targets":[
 		{"room":"live://1000"},{"key":"k1"},{"mid":42},{"mid":43},{"key":"nobody"},{"room":"live://empty"},{"all":true,"speed":5},{"key":"k1"},{"all":true}]}`)
 	if got.status != http.StatusAccepted || got.contentType != jsonType {
