@@ -24,7 +24,7 @@ func FuzzQuery(f *testing.F) {
 	f.Add("operation=%2b1&keys=%00&room=%ff&type=a%zz;b", `{"targets":[{}],"op":1,"body":"","store":true}`)
 	f.Add("limit=9223372036854775807&type=a&rooms=", `[]`)
 	var pushed []message.Target
-	server := serverOn(f, acceptingLog{&pushed})
+	server := serverOn(f, logic.Deps{Presence: nobody{}, Log: acceptingLog{&pushed}})
 	ask := func(t *testing.T, method, path, query, body string) *httptest.ResponseRecorder {
 		request := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
 		request.URL = &url.URL{Path: path, RawQuery: query}

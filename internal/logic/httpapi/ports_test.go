@@ -9,13 +9,12 @@ import (
 	"github.com/perseid-im/perseid/internal/logic/httpapi"
 	"github.com/perseid-im/perseid/internal/message"
 	"github.com/perseid-im/perseid/internal/presence"
-	"github.com/perseid-im/perseid/internal/stream"
 )
 
 // serverOn is a server that listens nowhere.
-func serverOn(t testing.TB, log stream.Producer) *httpapi.Server {
+func serverOn(t testing.TB, deps logic.Deps) *httpapi.Server {
 	t.Helper()
-	core, err := logic.New(logic.DefaultConfig(), logic.Deps{Presence: nobody{}, Log: log})
+	core, err := logic.New(logic.DefaultConfig(), deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +26,7 @@ func serverOn(t testing.TB, log stream.Producer) *httpapi.Server {
 }
 
 func bareServer(t testing.TB) *httpapi.Server {
-	return serverOn(t, acceptingLog{new([]message.Target)})
+	return serverOn(t, logic.Deps{Presence: nobody{}, Log: acceptingLog{new([]message.Target)}})
 }
 
 // nobody is a presence without anybody, for the fuzzer: it answers at once.

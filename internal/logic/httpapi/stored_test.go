@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	recordv1 "github.com/perseid-im/perseid/api/record/v1"
@@ -239,20 +241,36 @@ func TestClientMessageID(t *testing.T) {
 	}
 }
 
+// On a clock that stands while something runs: the wait is over no sooner than
+// the message was looked for.
 func TestWaitStored(t *testing.T) {
-	_, k, url := serveKept(t)
-	const body = `{"op":1,"body":"x","store":true,"wait":"stored","wait_ms":%d,"targets":[{"mid":1},{"mid":2}]}`
-	k.put("u:1", 5)
-	got := do(t, "POST", url+"/v1/push", appJSON, fmt.Sprintf(body, 30))
-	want := `"stored":false,"results":[{"target":{"mid":1},"state":"offline","epoch":1,"seq":5},{"target":{"mid":2},"state":"offline"}]}`
-	if got.status != 202 || !strings.HasSuffix(got.body, want) {
-		t.Errorf("%d %s", got.status, got.body)
-	}
-	k.put("u:2", 9)
-	got = do(t, "POST", url+"/v1/push", appJSON, fmt.Sprintf(body, 3000))
-	if got.status != 202 || !strings.Contains(got.body, `"stored":true,`) || !strings.Contains(got.body, `"seq":9}`) {
-		t.Errorf("%d %s", got.status, got.body)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		k := newKept()
+		server := serverOn(t, logic.Deps{Presence: nobody{}, Log: acceptingLog{new([]message.Target)}, Timelines: k})
+		push := func(waitMS int) (int, string) {
+			body := fmt.Sprintf(`{"op":1,"body":"x","store":true,"wait":"stored","wait_ms":%d,"targets":[{"mid":1},{"mid":2}]}`, waitMS)
+			request := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/push", strings.NewReader(body))
+			request.Header.Set("Content-Type", appJSON)
+			w := httptest.NewRecorder()
+			server.ServeHTTP(w, request)
+			return w.Code, w.Body.String()
+		}
+		k.put("u:1", 5)
+		begin := time.Now()
+		status, body := push(30)
+		want := `"stored":false,"results":[{"target":{"mid":1},"state":"offline","epoch":1,"seq":5},{"target":{"mid":2},"state":"offline"}]}`
+		if status != 202 || !strings.HasSuffix(body, want) {
+			t.Errorf("%d %s", status, body)
+		}
+		if took := time.Since(begin); took != 30*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
+		k.put("u:2", 9)
+		status, body = push(3000)
+		if status != 202 || !strings.Contains(body, `"stored":true,`) || !strings.Contains(body, `"seq":9}`) {
+			t.Errorf("%d %s", status, body)
+		}
+	})
 }
 
 // store=1 on goim's routes; without it nothing changes.
