@@ -462,32 +462,35 @@ func TestCursorsAreSaved(t *testing.T) {
 
 // A body that is on its way to the archive is not left there.
 func TestRevokeWaitsForTheRow(t *testing.T) {
-	w := newWorld(t, true, asItIs)
-	tl := message.Inbox(8)
-	rec := timeline.Record{Offset: 1, Timelines: []message.Timeline{tl}, Message: message.Message{ID: message.ID{1}, Body: []byte("secret")}}
-	got, err := w.store.Append(w.ctx, timeline.Batch{Fold: w.fold, Records: []timeline.Record{rec}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	revoked := make(chan error, 1)
-	go func() {
-		_, err := w.store.Revoke(w.ctx, tl, 1, 3)
-		revoked <- err
-	}()
-	err = w.store.Archive(w.ctx, timeline.Archiving{Fold: w.fold, Records: []timeline.Positioned{{Offset: 1, Message: rec.Message,
-		Places: []timeline.Place{{Timeline: tl, Position: got.Records[0][0].Position, Mode: timeline.Required}}}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := <-revoked; err != nil {
-		t.Fatal(err)
-	}
-	if rows := w.archive.Rows(tl); rows[0].Gone != timeline.Revoked || rows[0].Message.Body != nil {
-		t.Fatalf("%+v", rows)
-	}
-	if p := w.page(timeline.Reader{Mid: 8}, timeline.Cursor{Timeline: tl}); p.Entries[0].Gone != timeline.Revoked || p.Entries[0].Message.Body != nil {
-		t.Fatalf("%+v", p)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, true, asItIs)
+		tl := message.Inbox(8)
+		rec := timeline.Record{Offset: 1, Timelines: []message.Timeline{tl}, Message: message.Message{ID: message.ID{1}, Body: []byte("secret")}}
+		got, err := w.store.Append(w.ctx, timeline.Batch{Fold: w.fold, Records: []timeline.Record{rec}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		revoked := make(chan error, 1)
+		go func() {
+			_, err := w.store.Revoke(w.ctx, tl, 1, 3)
+			revoked <- err
+		}()
+		synctest.Wait() // it has looked for the row
+		err = w.store.Archive(w.ctx, timeline.Archiving{Fold: w.fold, Records: []timeline.Positioned{{Offset: 1, Message: rec.Message,
+			Places: []timeline.Place{{Timeline: tl, Position: got.Records[0][0].Position, Mode: timeline.Required}}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-revoked; err != nil {
+			t.Fatal(err)
+		}
+		if rows := w.archive.Rows(tl); rows[0].Gone != timeline.Revoked || rows[0].Message.Body != nil {
+			t.Fatalf("%+v", rows)
+		}
+		if p := w.page(timeline.Reader{Mid: 8}, timeline.Cursor{Timeline: tl}); p.Entries[0].Gone != timeline.Revoked || p.Entries[0].Message.Body != nil {
+			t.Fatalf("%+v", p)
+		}
+	})
 }
 
 func TestModes(t *testing.T) {
