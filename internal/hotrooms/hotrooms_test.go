@@ -25,7 +25,8 @@ func TestMain(m *testing.M) { leakcheck.Main(m) }
 func open(t *testing.T, addr string) *redishot.Store {
 	t.Helper()
 	cfg := redistore.DefaultConfig()
-	cfg.Addr, cfg.ReadTimeout = addr, time.Minute
+	cfg.Addr = addr
+	cfg.DialTimeout, cfg.ReadTimeout, cfg.WriteTimeout = time.Minute, time.Minute, time.Minute
 	s, err := redistore.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +118,7 @@ func TestTwoLogicsCountTogether(t *testing.T) {
 	}
 	all.Wait()
 	top := want.top(time.Now(), 5*time.Minute, 100)
-	deadline := time.After(time.Minute)
+	deadline := time.After(2 * time.Minute)
 	poll := time.NewTicker(20 * time.Millisecond)
 	defer poll.Stop()
 	for _, tr := range trackers {

@@ -3,7 +3,9 @@ package redistore
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +34,7 @@ func newMasters(t testing.TB) *masters {
 	m := &masters{t: t}
 	var buses []string
 	for range 3 {
-		bus := freePort(t)
+		bus := strconv.Itoa(busPort(t))
 		server := testdeps.Redis(t, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "60000",
 			"--enable-debug-command", "local", "--save", "")
 		conn, err := redis.Dial("tcp", server.Addr)
@@ -56,8 +58,8 @@ func newMasters(t testing.TB) *masters {
 	for i := range m.conns {
 		m.await(i, "cluster_state:ok", "cluster_known_nodes:3")
 	}
-	cfg := DefaultConfig()
-	cfg.Addr, cfg.Cluster, cfg.ReadTimeout = m.addrs[1], true, time.Minute
+	cfg := patientConfig(m.addrs[1])
+	cfg.Cluster = true
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -67,18 +69,21 @@ func newMasters(t testing.TB) *masters {
 	return m
 }
 
-func freePort(t testing.TB) string {
+// busPort is free, and below the ports that the kernel gives out and those of
+// testdeps: nobody takes it before Redis does.
+func busPort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var err error
+	for range 100 {
+		port := 10_000 + rand.IntN(10_000)
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	t.Fatal(err)
+	return 0
 }
 
 func (m *masters) on(i int, name string, args ...any) any {
@@ -247,7 +252,7 @@ func (m *masters) moveSlot(slot, from, to int) {
 		m.t.Fatal(err)
 	}
 	for _, key := range keys {
-		m.on(from, "MIGRATE", host, port, key, 0, 5000)
+		m.on(from, "MIGRATE", host, port, key, 0, 60_000)
 	}
 	m.on(to, "CLUSTER", "SETSLOT", slot, "NODE", id(to))
 	m.on(from, "CLUSTER", "SETSLOT", slot, "NODE", id(to))
@@ -278,8 +283,8 @@ func TestSlots(t *testing.T) {
 }
 
 func TestAClusterThatIsAwayIsAnError(t *testing.T) {
-	cfg := DefaultConfig()
-	cfg.Addr, cfg.Cluster = "127.0.0.1:"+freePort(t), true
+	cfg := patientConfig("127.0.0.1:1") // nobody listens there
+	cfg.Cluster = true
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

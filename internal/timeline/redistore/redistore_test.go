@@ -21,15 +21,20 @@ type losable struct {
 
 func open(t testing.TB, addr string) *Store {
 	t.Helper()
-	cfg := DefaultConfig()
-	cfg.Addr = addr
-	cfg.ReadTimeout = time.Minute // the machine may stand still for a while
-	s, err := New(cfg)
+	s, err := New(patientConfig(addr))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	return s
+}
+
+// patientConfig takes no machine that stands still for a while for a failure.
+func patientConfig(addr string) Config {
+	cfg := DefaultConfig()
+	cfg.Addr = addr
+	cfg.DialTimeout, cfg.ReadTimeout, cfg.WriteTimeout = time.Minute, time.Minute, time.Minute
+	return cfg
 }
 
 func newLosable(t testing.TB, addr string, mini bool) *losable {
