@@ -24,8 +24,8 @@ func open(t testing.TB, dsn string, change ...func(*Config)) *Store {
 	for _, fn := range change {
 		fn(&cfg)
 	}
-	cfg.LockWithin = time.Minute // the machine may pause
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	cfg.DialWithin, cfg.LockWithin = time.Minute, time.Minute // the machine may pause
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	s, err := Open(ctx, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -21,7 +21,7 @@ func TestAKilledServerKeepsWhatItAcknowledged(t *testing.T) {
 	f := fenced(t, s, 1)
 	var acknowledged atomic.Uint64
 	failed := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	go func() {
 		for seq := uint64(1); ; seq += 5 {
@@ -74,7 +74,7 @@ func TestAServerThatHangs(t *testing.T) {
 	if _, err := s.Write(ctx, here, f, rowsOf("u:1", 6, 10)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("err = %v", err)
 	}
-	if took := time.Since(begin); took > 20*time.Second {
+	if took := time.Since(begin); took > time.Minute { // the driver would give up after 70 s
 		t.Errorf("it took %v", took)
 	}
 	server.Resume()

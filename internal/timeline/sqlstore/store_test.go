@@ -396,7 +396,7 @@ func TestOpenTwiceAndTablesOfANewerVersion(t *testing.T) {
 			t.Fatal(err)
 		}
 		cfg := DefaultConfig()
-		cfg.DSN = dsn
+		cfg.DSN, cfg.DialWithin = dsn, time.Minute
 		if _, err := Open(t.Context(), cfg, s.log); err == nil || !strings.Contains(err.Error(), "version 99") {
 			t.Fatalf("err = %v", err)
 		}
