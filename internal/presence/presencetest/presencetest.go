@@ -58,6 +58,24 @@ func Run(t *testing.T, open func(t *testing.T) Backend) {
 	}
 }
 
+// inTime begins something that lasts for ttl, and checks what holds meanwhile.
+// Where that took longer, the machine stood still and the check says nothing: it
+// begins again.
+func inTime(t *testing.T, ttl time.Duration, begin func(), check func() error) {
+	t.Helper()
+	for {
+		start := time.Now()
+		begin()
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Since(start) < ttl {
+			t.Fatal(err)
+		}
+	}
+}
+
 // long is a TTL that no test outlives.
 const long = 20 * time.Minute
 
@@ -149,10 +167,19 @@ func at(target int, node presence.Node, session uint64) string {
 // want checks where one query's targets are, in any order.
 func (f fixture) want(q presence.Query, locations ...string) {
 	f.t.Helper()
+	if err := f.isAt(q, locations...); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// isAt is want that only tells.
+func (f fixture) isAt(q presence.Query, locations ...string) error {
+	f.t.Helper()
 	slices.Sort(locations)
 	if got := f.locate(q)[0]; !slices.Equal(got, locations) {
-		f.t.Fatalf("%+v is at %q, want %q", q, got, locations)
+		return fmt.Errorf("%+v is at %q, want %q", q, got, locations)
 	}
+	return nil
 }
 
 func key(keys ...string) presence.Query { return presence.Query{Keys: keys} }

@@ -74,18 +74,24 @@ func TestBroadcastsOnRedis(t *testing.T) {
 
 func openBroadcasts(t testing.TB, addr string, ttl time.Duration, most int) *Registry {
 	t.Helper()
-	cfg := DefaultConfig()
-	cfg.Addr, cfg.BroadcastTTL, cfg.MaxBroadcasts = addr, ttl, most
-	cfg.ReadTimeout = 20 * time.Second // a busy machine is no failure
+	cfg := patientConfig(addr)
+	cfg.BroadcastTTL, cfg.MaxBroadcasts = ttl, most
 	return openConfig(t, cfg)
 }
 
 func open(t testing.TB, addr string, ttl time.Duration) *Registry {
 	t.Helper()
-	cfg := DefaultConfig()
-	cfg.Addr, cfg.SessionTTL = addr, ttl
-	cfg.ReadTimeout = 20 * time.Second // a busy machine is no failure
+	cfg := patientConfig(addr)
+	cfg.SessionTTL = ttl
 	return openConfig(t, cfg)
+}
+
+// patientConfig takes no machine that stands still for a while for a failure.
+func patientConfig(addr string) Config {
+	cfg := DefaultConfig()
+	cfg.Addr = addr
+	cfg.DialTimeout, cfg.ReadTimeout, cfg.WriteTimeout = time.Minute, time.Minute, time.Minute
+	return cfg
 }
 
 func openConfig(t testing.TB, cfg Config) *Registry {
