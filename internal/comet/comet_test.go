@@ -351,7 +351,8 @@ func TestManyRooms(t *testing.T) {
 // A client hears that it is in a room only after every job knows that this
 // comet has the room; otherwise a push right after the reply finds no way.
 func TestJoinWaitsForTheJobs(t *testing.T) {
-	f := newFixture(t, 1, func(c *Config) { c.JoinTimeout = 10 * time.Second })
+	f := newFixture(t, 1, nil)
+	f.joinsWait()
 	f.connect(f.buckets[0], 1, `{"key":"first","room_id":"live://old"}`)
 	w := f.g.Rooms().Watch("job")
 	defer w.Close()

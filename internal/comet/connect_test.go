@@ -212,6 +212,7 @@ func TestAStormDoesNotShutEverybodyOut(t *testing.T) {
 // longer one, or logic had left little of handshake_timeout.
 func TestTheWaitForTheJobsIsNoHandshake(t *testing.T) {
 	f := newFixture(t, 1, func(c *Config) { c.JoinTimeout = 10 * time.Second })
+	f.joinsWait()
 	w := f.g.Rooms().Watch("frozen")
 	defer w.Close()
 	c := f.open(f.buckets[0], Stream)

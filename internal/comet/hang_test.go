@@ -35,7 +35,10 @@ func TestNobodyWaitsForAHungLogicForLong(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint("op ", op), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := newFixture(t, 1, func(c *Config) { c.ConnectWorkers, c.ConnectBatch, c.UpstreamWorkers = 1, 1, 1 })
+				f := newFixture(t, 1, func(c *Config) {
+					c.ConnectWorkers, c.ConnectBatch, c.UpstreamWorkers = 1, 1, 1
+					c.LogicTimeout = 3 * time.Second
+				})
 				f.g.logic = hungLogic{f.logic}
 				f.g.clock, f.g.born = time.Now, time.Now()
 				conns := make([]*testConn, 40) // those at the end of the line would wait for two minutes

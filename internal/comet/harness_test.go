@@ -19,6 +19,10 @@ import (
 	"github.com/perseid-im/perseid/pkg/wire"
 )
 
+// patience is how long a test waits for what must come: the machine may stand
+// still for seconds.
+const patience = time.Minute
+
 // serial is a Loop on a goroutine of its own.
 type serial struct{ tasks chan func() }
 
@@ -210,6 +214,10 @@ func newFixture(t testing.TB, loops int, change func(*Config)) *fixture {
 	cfg := DefaultConfig()
 	cfg.LeaseInterval = time.Minute
 	cfg.OnlineInterval = time.Minute
+	// What a test does not ask for must not come in between when it is held up:
+	// no call to logic ends early, and none is made for tops.
+	cfg.LogicTimeout = time.Minute
+	cfg.TopsPeriod = time.Hour
 	if change != nil {
 		change(&cfg)
 	}
@@ -241,7 +249,7 @@ func newFixture(t testing.TB, loops int, change func(*Config)) *fixture {
 		ends = append(ends, func() { close(l.tasks) })
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := g.Close(ctx); err != nil {
 			t.Error(err)
@@ -311,6 +319,10 @@ func (f *fixture) connect(b *Bucket, ver int16, token string) *testConn {
 	return c
 }
 
+// joinsWait lets joins wait for the jobs however long the test is held up. It
+// comes before the first join.
+func (f *fixture) joinsWait() { f.g.rooms.timeout = time.Hour }
+
 // push dispatches with the next offset and waits for the result.
 func (f *fixture) push(p Push) PushResult {
 	f.t.Helper()
@@ -327,7 +339,7 @@ func (f *fixture) result(d *Delivery) []PushResult {
 	f.t.Helper()
 	select {
 	case <-d.Done():
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		f.t.Fatalf("no result\n%s", stacks())
 	}
 	return d.Results
@@ -335,7 +347,7 @@ func (f *fixture) result(d *Delivery) []PushResult {
 
 func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); runtime.Gosched() {
+	for deadline := time.Now().Add(patience); !ok(); runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s\n%s", what, stacks())
 		}

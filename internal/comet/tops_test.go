@@ -3,7 +3,6 @@ package comet
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/perseid-im/perseid/internal/message"
 )
@@ -13,7 +12,7 @@ import (
 // were looked through in one piece to ask for their tops.
 func TestTopsAreAskedForInBoundedSteps(t *testing.T) {
 	const sessions, rooms = 1500, 9
-	f := newFixture(t, 1, func(c *Config) { c.TopsPeriod = time.Hour })
+	f := newFixture(t, 1, nil)
 	f.g.maxSessions = sessions
 	b := f.buckets[0]
 	f.on(b, func() {
