@@ -130,26 +130,32 @@ func TestLowPushesYieldToASlowSession(t *testing.T) {
 }
 
 func TestMergeWindowGathersMessagesOfItsType(t *testing.T) {
-	f := newFixture(t, 1, func(c *Config) { c.MergeWindows = []string{"live=10s"} })
-	windowed := f.connect(f.buckets[0], 1, inRoomOne("a"))
-	other := f.connect(f.buckets[0], 1, `{"key":"b","room_id":"chat://1"}`)
-	waits := f.dispatch(Push{Op: 1, Room: roomOne, Body: []byte("first")})
-	f.result(f.dispatch(Push{Op: 1, Room: "chat://1", Body: []byte("at once")}))
-	if got := other.bodies(t, 1); len(got) != 1 {
-		t.Fatalf("a room without a window got %q", got)
-	}
-	if got := windowed.bodies(t, 1); len(got) != 0 {
-		t.Fatalf("%q came within the window", got)
-	}
-	writes := 0
-	windowed.mu.Lock()
-	windowed.onWrite = func() { writes++ }
-	windowed.mu.Unlock()
-	f.result(f.dispatch(Push{Op: 1, Room: roomOne, Body: []byte("urgent"), Class: High}))
-	f.result(waits)
-	if got := windowed.bodies(t, 1); !slices.Equal(got, []string{"first", "urgent"}) || writes != 1 {
-		t.Errorf("%q in %d writes, want both in one", got, writes)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, 1, func(c *Config) { c.MergeWindows = []string{"live=10s"} })
+		windowed := f.connect(f.buckets[0], 1, inRoomOne("a"))
+		other := f.connect(f.buckets[0], 1, `{"key":"b","room_id":"chat://1"}`)
+		waits := f.dispatch(Push{Op: 1, Room: roomOne, Body: []byte("first")})
+		f.result(f.dispatch(Push{Op: 1, Room: "chat://1", Body: []byte("at once")}))
+		if got := other.bodies(t, 1); len(got) != 1 {
+			t.Fatalf("a room without a window got %q", got)
+		}
+		if got := windowed.bodies(t, 1); len(got) != 0 {
+			t.Fatalf("%q came within the window", got)
+		}
+		writes := 0
+		windowed.mu.Lock()
+		windowed.onWrite = func() { writes++ }
+		windowed.mu.Unlock()
+		began := time.Now()
+		f.result(f.dispatch(Push{Op: 1, Room: roomOne, Body: []byte("urgent"), Class: High}))
+		f.result(waits)
+		if waited := time.Since(began); waited > 0 {
+			t.Errorf("the urgent one waited for %s", waited)
+		}
+		if got := windowed.bodies(t, 1); !slices.Equal(got, []string{"first", "urgent"}) || writes != 1 {
+			t.Errorf("%q in %d writes, want both in one", got, writes)
+		}
+	})
 }
 
 // The end of a window, and of a rest, comes by itself.
