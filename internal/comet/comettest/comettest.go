@@ -149,10 +149,30 @@ func (l *Logic) Left() bool {
 // Node is the comet that Start makes.
 func Node() comet.Node { return comet.Node{Name: "comet-1", Incarnation: 7} }
 
+// patience is how long what must come may take: the machine may stand still for
+// seconds.
+const patience = time.Minute
+
+// Config is a configuration whose deadlines are far off: a test that is held up
+// must not meet them.
+func Config() comet.Config {
+	cfg := comet.DefaultConfig()
+	cfg.HandshakeTimeout = 5 * time.Minute
+	cfg.LogicTimeout = time.Minute
+	cfg.JoinTimeout = 10 * time.Second
+	return cfg
+}
+
 // Start makes a gateway that ends with the test.
 func Start(t testing.TB, cfg comet.Config, maxSessions int, logic comet.Logic, metrics *obs.Metrics, log *slog.Logger) *comet.Gateway {
 	t.Helper()
-	g, err := comet.New(cfg, Node(), comet.NodeInfo{}, maxSessions, comet.Deps{Logic: logic, Log: log, Metrics: metrics, Clock: time.Now})
+	return StartAt(t, time.Now, cfg, maxSessions, logic, metrics, log)
+}
+
+// StartAt is Start with another clock of the deadlines.
+func StartAt(t testing.TB, clock func() time.Time, cfg comet.Config, maxSessions int, logic comet.Logic, metrics *obs.Metrics, log *slog.Logger) *comet.Gateway {
+	t.Helper()
+	g, err := comet.New(cfg, Node(), comet.NodeInfo{}, maxSessions, comet.Deps{Logic: logic, Log: log, Metrics: metrics, Clock: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +180,7 @@ func Start(t testing.TB, cfg comet.Config, maxSessions int, logic comet.Logic, m
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := g.Close(ctx); err != nil {
 			t.Error(err)
@@ -215,12 +235,12 @@ func Count(t testing.TB, m *obs.Metrics, name, label string) float64 {
 	return 0
 }
 
-// WaitFor fails the test when ok does not become true within 20 seconds.
+// WaitFor fails the test when ok does not become true within a minute.
 func WaitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); <-poll.C {
+	for deadline := time.Now().Add(patience); !ok(); <-poll.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

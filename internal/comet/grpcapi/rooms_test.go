@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -36,7 +35,7 @@ func join(t *testing.T, from, to int) string {
 // changes.
 func TestRoomsSnapshotAndChanges(t *testing.T) {
 	const rooms, perUpdate = 9000, 4096
-	f := serve(t, func(c *comet.Config) { c.MaxRooms, c.JoinTimeout = 10_000, 10*time.Second })
+	f := serve(t, func(c *comet.Config) { c.MaxRooms = 10_000 })
 	for i := range 3 {
 		a := f.loops[i%2].Open(t, 2, fmt.Sprintf(`{"key":"a%d"}`, i))
 		a.Send(2, wire.OpJoin, 2, join(t, i*rooms/3, (i+1)*rooms/3))
@@ -95,7 +94,7 @@ func TestRoomsSnapshotAndChanges(t *testing.T) {
 // A join waits for every job that watches. One whose stream broke has what it
 // missed in the snapshot of its next stream.
 func TestAcksGateJoins(t *testing.T) {
-	f := serve(t, func(c *comet.Config) { c.JoinTimeout = 10 * time.Second })
+	f := serve(t, nil)
 	first, _ := f.rooms("job-1")
 	second, cancel := f.rooms("job-2")
 	for _, s := range []roomsStream{first, second} {

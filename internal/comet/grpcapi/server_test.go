@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { leakcheck.Main(m) }
 // canceledPush is the id of a push to all that logic says is canceled.
 func canceledPush() message.ID { return message.ID{0xc, 15: 0xa} }
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // fixture is a comet with two loops behind a real gRPC server.
 type fixture struct {
@@ -45,7 +45,7 @@ type fixture struct {
 
 func serve(t *testing.T, change func(*comet.Config)) *fixture {
 	t.Helper()
-	cfg := comet.DefaultConfig()
+	cfg := comettest.Config()
 	if change != nil {
 		change(&cfg)
 	}
