@@ -144,7 +144,7 @@ func browserClient(t *testing.T, f *fixture, mode string) {
 	cmd := exec.Command(bin, testdeps.BrowserArgs(t.TempDir(), page.URL+"/")...)
 	cmd.Stdout, cmd.Stderr = log, log
 	browser := testdeps.Start(t, cmd)
-	follow(f, reports, 60*time.Second, func() string {
+	follow(f, reports, 3*patience, func() string {
 		text, _ := os.ReadFile(log.Name())
 		return string(text)
 	})

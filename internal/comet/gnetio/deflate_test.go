@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/perseid-im/perseid/internal/comet"
+	"github.com/perseid-im/perseid/internal/comet/comettest"
 	sdk "github.com/perseid-im/perseid/pkg/client"
 	"github.com/perseid-im/perseid/pkg/wire"
 	"github.com/perseid-im/perseid/pkg/ws"
@@ -220,6 +221,8 @@ func TestSDKThatCompresses(t *testing.T) {
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
+		// While it is in the room, pushes are compressed for its version too.
+		comettest.WaitFor(t, "it to be gone", func() bool { return f.gateway.Sessions() == 0 })
 	}
 	if n, m := f.count("perseid_session_deflate_total", ""), f.count("perseid_deflate_total", "deflated"); n != 2 || m != 4 {
 		t.Errorf("%v sessions, %v messages", n, m)

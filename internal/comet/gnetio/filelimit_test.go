@@ -34,8 +34,8 @@ func limited(args []string) error {
 		return err
 	}
 	log, metrics := slog.New(slog.DiscardHandler), obs.NewMetrics()
-	g, err := comet.New(comet.DefaultConfig(), comettest.Node(), comet.NodeInfo{}, maxSessions,
-		comet.Deps{Logic: &comettest.Logic{}, Log: log, Metrics: metrics, Clock: time.Now})
+	g, err := comet.New(comettest.Config(), comettest.Node(), comet.NodeInfo{}, maxSessions,
+		comet.Deps{Logic: &comettest.Logic{Heartbeat: time.Hour}, Log: log, Metrics: metrics, Clock: time.Now})
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func try(t *testing.T, addr string) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetDeadline(time.Now().Add(2 * patience))
+	_ = conn.SetDeadline(time.Now().Add(lifetime))
 	_, _ = conn.Write(packet(1, wire.OpAuth, 1, `{}`))
 	if n, _ := conn.Read(make([]byte, wire.HeaderLen)); n != wire.HeaderLen {
 		_ = conn.Close()

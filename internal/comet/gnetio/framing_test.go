@@ -143,7 +143,7 @@ func TestFloodDuringAuth(t *testing.T) {
 
 // A version 2 client may use what is received while it waits, but not more.
 func TestFloodDuringJoin(t *testing.T) {
-	f := serve(t, func(f *fixture) { f.cfg.JoinTimeout = patience / 2 })
+	f := serve(t, nil)
 	w := f.gateway.Rooms().Watch("job") // confirms nothing
 	defer w.Close()
 	c := f.tcp()

@@ -160,7 +160,7 @@ func TestVersion2(t *testing.T) {
 			Mid, Ver, Heartbeat int64
 		}
 		if err := json.Unmarshal(p.Body, &auth); err != nil || p.Ver != 2 || auth.Ver != 2 || auth.Mid != 9 || auth.Key != "me" ||
-			auth.Heartbeat != 60 || auth.Node != "comet-1" || auth.Session != fmt.Sprintf("%x", f.logic.Session("me")) {
+			auth.Heartbeat != 3600 || auth.Node != "comet-1" || auth.Session != fmt.Sprintf("%x", f.logic.Session("me")) {
 			t.Errorf("auth reply %s, %v", p.Body, err)
 		}
 		f.push(toRoom("live://1", 1000, "hi"), toRoom("live://1", 1001, "yo!"))

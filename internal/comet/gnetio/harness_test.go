@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,14 +23,28 @@ import (
 	"github.com/perseid-im/perseid/pkg/ws"
 )
 
-// patience is how long a test waits for what must come.
-const patience = 20 * time.Second
+// patience is how long a test waits for what must come: the machine may stand
+// still for seconds. A connection of a client may take lifetime.
+const (
+	patience = time.Minute
+	lifetime = 5 * patience
+)
+
+// stopClock makes the clock of the deadlines one that stands still but for the
+// steps of the test, so that nobody meets a deadline who is only held up. Steps
+// count with the next tick, which comes by itself.
+func (f *fixture) stopClock() (step func(time.Duration)) {
+	begin, moved := time.Now(), new(atomic.Int64)
+	f.clock = func() time.Time { return begin.Add(time.Duration(moved.Load())) }
+	return func(d time.Duration) { moved.Add(int64(d)) }
+}
 
 // fixture is a server on loopback with a gateway behind it.
 type fixture struct {
 	t       testing.TB
 	cfg     comet.Config
 	net     Config
+	clock   func() time.Time // of deadlines
 	logic   *comettest.Logic
 	metrics *obs.Metrics
 	gateway *comet.Gateway
@@ -43,7 +58,10 @@ type fixture struct {
 // serve starts a server on two loops; change may alter everything before.
 func serve(t testing.TB, change func(*fixture)) *fixture {
 	t.Helper()
-	f := &fixture{t: t, cfg: comet.DefaultConfig(), net: DefaultConfig(), logic: &comettest.Logic{}, metrics: obs.NewMetrics(), ran: make(chan error, 1)}
+	f := &fixture{
+		t: t, cfg: comettest.Config(), net: DefaultConfig(), clock: time.Now, metrics: obs.NewMetrics(), ran: make(chan error, 1),
+		logic: &comettest.Logic{Heartbeat: time.Hour}, // most clients of the tests send none
+	}
 	f.net.TCP, f.net.WebSocket, f.net.Loops = "127.0.0.1:0", "127.0.0.1:0", 2
 	maxSessions := 20_000
 	if change != nil {
@@ -53,7 +71,7 @@ func serve(t testing.TB, change func(*fixture)) *fixture {
 		maxSessions = f.cfg.MaxSessions
 	}
 	log := comettest.Log(t)
-	f.gateway = comettest.Start(t, f.cfg, maxSessions, f.logic, f.metrics, log)
+	f.gateway = comettest.StartAt(t, f.clock, f.cfg, maxSessions, f.logic, f.metrics, log)
 	var err error
 	if f.server, err = New(f.net, f.gateway, log); err != nil {
 		t.Fatal(err)
@@ -174,7 +192,7 @@ func (f *fixture) dial(addr string) *client {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(lifetime)); err != nil {
 		f.t.Fatal(err)
 	}
 	return &client{t: f.t, conn: conn.(*net.TCPConn), br: bufio.NewReader(conn)}

@@ -31,7 +31,7 @@ func (f *fixture) narrow(addr string) *client {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(lifetime)); err != nil {
 		f.t.Fatal(err)
 	}
 	c := f.dial(addr)
