@@ -35,7 +35,7 @@ import (
 )
 
 // Patience is how long goroutines have for their end after the tests.
-const Patience = 10 * time.Second
+const Patience = 30 * time.Second
 
 const pollEvery = 5 * time.Millisecond
 

@@ -62,7 +62,7 @@ func TestCheckIgnoresWhatWasThereBefore(t *testing.T) {
 	release := blocked()
 	defer release()
 	r := &recorder{}
-	check(r, hardlyAny)
+	check(r, Patience)
 	r.end()
 	if r.failed {
 		t.Errorf("messages: %q", r.messages)
@@ -139,7 +139,7 @@ func TestMainFailsForALeak(t *testing.T) {
 func TestMainKeepsTheCodeOfTheTests(t *testing.T) {
 	for _, want := range []int{0, 1, 2} {
 		var out bytes.Buffer
-		if code := run(tests(func() int { return want }), &out, hardlyAny); code != want || out.Len() > 0 {
+		if code := run(tests(func() int { return want }), &out, Patience); code != want || out.Len() > 0 {
 			t.Errorf("exit code %d instead of %d, output %q", code, want, &out)
 		}
 	}
