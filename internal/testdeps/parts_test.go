@@ -177,7 +177,7 @@ func TestChromiumTalksToAServer(t *testing.T) {
 		if text != "echo hi" {
 			t.Fatalf("the page got %q", text)
 		}
-	case <-time.After(60 * time.Second):
+	case <-time.After(3 * readyWithin):
 		text, _ := os.ReadFile(log.Name())
 		t.Fatalf("no answer; the browser's log:\n%s", text)
 	}

@@ -18,9 +18,9 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); <-poll.C {
+	for deadline := time.Now().Add(readyWithin); !ok(); <-poll.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within %s: %s", readyWithin, what)
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 const (
 	readyWithin = 60 * time.Second // a broker needs 1-2 s; the machine may be busy
 	pollEvery   = 5 * time.Millisecond
-	askWithin   = 2 * time.Second
+	askWithin   = 30 * time.Second // of a server that answers at once, on a machine that may stand still for seconds
 )
 
 // kind is what differs between the servers.

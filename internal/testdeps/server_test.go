@@ -16,7 +16,7 @@ import (
 
 func dialRedis(t *testing.T, addr string) redis.Conn {
 	t.Helper()
-	conn, err := redis.Dial("tcp", addr, redis.DialReadTimeout(5*time.Second))
+	conn, err := redis.Dial("tcp", addr, redis.DialReadTimeout(readyWithin))
 	if err != nil {
 		t.Fatal(err)
 	}
