@@ -242,7 +242,7 @@ func TestSlowReceiver(t *testing.T) {
 			limit = 10 * (body + 64)
 			total = 100
 		)
-		pushed := 0
+		pushed, dialed := 0, make(chan struct{})
 		text := func(i int) string { return strings.Repeat(string(rune('a'+i%26)), body) }
 		cfg := client.Config{Address: "tcp://in.memory:1", QueueBytes: limit, MaxPacketBytes: total * (body + 64)}
 		cfg.NetDial = pipes(t, func(_ int, p *clienttest.Peer) error {
@@ -256,6 +256,7 @@ func TestSlowReceiver(t *testing.T) {
 				}
 				close(joins)
 			}()
+			<-dialed // before, the auth reply is waited for, and what stands in front of a reply is taken
 			for pushed < total {
 				if err := p.Push(1000, text(pushed)); err != nil {
 					return err
@@ -274,6 +275,7 @@ func TestSlowReceiver(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
+		close(dialed)
 		synctest.Wait()
 		// What waits in the queue, one packet that waits for room, and what the
 		// reader holds in its buffer.

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/perseid-im/perseid/pkg/client"
@@ -29,7 +30,7 @@ func TestEveryWay(t *testing.T) {
 			Address: w.address(comet.Server), Version: w.ver,
 			Auth: client.Auth{Mid: 42, Key: "alice", Room: "live://1", Platform: "test", Accepts: []wire.Op{1000}},
 		})
-		ctx := context20(t)
+		ctx := bounded(t)
 
 		want := client.Session{Ver: 1, Mid: 42, Key: "alice"}
 		if w.ver == 2 {
@@ -76,7 +77,7 @@ func TestEveryWay(t *testing.T) {
 }
 
 func rooms(t *testing.T, w way, c *client.Conn, comet *clienttest.Comet) {
-	ctx := context20(t)
+	ctx := bounded(t)
 	joined, err := c.Join(ctx, "live://2", "nonsense", "live://3")
 	if w.ver < 2 {
 		if !errors.Is(err, client.ErrVersion) {
@@ -129,7 +130,7 @@ func TestAuthRefused(t *testing.T) {
 		return nil
 	})
 	for _, address := range []string{s.TCP, s.WebSocket} {
-		_, err := client.Dial(context20(t), client.Config{Address: address})
+		_, err := client.Dial(bounded(t), client.Config{Address: address})
 		refused, ok := errors.AsType[*client.RefusedError](err)
 		want := client.RefusedError{Op: wire.OpAuth, Code: 3101, Reason: "presence is away, reconnect", Reconnect: true}
 		if !ok || *refused != want {
@@ -144,7 +145,7 @@ func TestAuthRefusedSilently(t *testing.T) {
 		_, err := p.Next()
 		return err
 	})
-	_, err := client.Dial(context20(t), client.Config{Address: s.TCP, Version: 1})
+	_, err := client.Dial(bounded(t), client.Config{Address: s.TCP, Version: 1})
 	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Error(err)
 	}
@@ -158,7 +159,7 @@ func TestByeBeforeTheAuthReply(t *testing.T) {
 		}
 		return p.Bye(clienttest.Bye{Code: 3001, Reason: "draining", Reconnect: true, RetryMS: 250, Node: "n"})
 	})
-	_, err := client.Dial(context20(t), client.Config{Address: s.WebSocket})
+	_, err := client.Dial(bounded(t), client.Config{Address: s.WebSocket})
 	want := client.CloseError{Code: 3001, Reason: "draining", Reconnect: true, RetryAfter: 250 * time.Millisecond, Node: "n"}
 	if got := closeError(t, err); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -175,7 +176,7 @@ func TestServerOfVersion1(t *testing.T) {
 			}
 			return p.Reply(auth, []byte(reply))
 		})
-		if _, err := client.Dial(context20(t), client.Config{Address: s.TCP}); !errors.Is(err, client.ErrVersion) {
+		if _, err := client.Dial(bounded(t), client.Config{Address: s.TCP}); !errors.Is(err, client.ErrVersion) {
 			t.Errorf("reply %q: %v", reply, err)
 		}
 	}
@@ -199,7 +200,7 @@ func TestBye(t *testing.T) {
 			if got != want {
 				t.Errorf("got %+v, want %+v", got, want)
 			}
-			if err := c.Sub(context20(t), 1); closeError(t, err) != want {
+			if err := c.Sub(bounded(t), 1); closeError(t, err) != want {
 				t.Errorf("a request afterwards: %v", err)
 			}
 			if again := closeError(t, expectEnd(t, c)); again != want {
@@ -257,7 +258,7 @@ func TestRepliesAreMatchedBySeq(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	close(gaveUp)
-	if online, err := c.Heartbeat(context20(t)); err != nil || online != 3 {
+	if online, err := c.Heartbeat(bounded(t)); err != nil || online != 3 {
 		t.Errorf("got %d, %v", online, err)
 	}
 	expect(t, c, 1000, "push", "end")
@@ -273,7 +274,7 @@ func TestRequestRefused(t *testing.T) {
 		return errors.Join(err, untilClosed(p))
 	})
 	c := dial(t, client.Config{Address: s.TCP})
-	ctx := context20(t)
+	ctx := bounded(t)
 	_, err := c.Join(ctx, "a")
 	refused, ok := errors.AsType[*client.RefusedError](err)
 	if want := (client.RefusedError{Op: wire.OpJoin, Code: 400, Reason: "bad rooms"}); !ok || *refused != want {
@@ -302,7 +303,7 @@ func TestClose(t *testing.T) {
 		})
 		c := dial(t, client.Config{Address: w.address(s), Version: w.ver})
 		waiting := make(chan error, 1)
-		go func() { waiting <- c.Sub(context20(t), 1) }()
+		go func() { waiting <- c.Sub(bounded(t), 1) }()
 		for range 2 {
 			if err := c.Close(); err != nil {
 				t.Error(err)
@@ -357,15 +358,18 @@ func TestConfigProblems(t *testing.T) {
 func TestDialFailures(t *testing.T) {
 	comet := clienttest.NewComet(60)
 	t.Cleanup(comet.Close)
-	_, err := client.Dial(context20(t), client.Config{Address: strings.TrimSuffix(comet.WebSocket, "sub") + "other"})
+	_, err := client.Dial(bounded(t), client.Config{Address: strings.TrimSuffix(comet.WebSocket, "sub") + "other"})
 	mention(t, err, "dial", "404")
 
-	silent := script(t, untilClosed)
-	_, err = client.Dial(t.Context(), client.Config{Address: silent.TCP, DialTimeout: 50 * time.Millisecond})
-	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Error(err)
-	}
-	mention(t, err, "auth")
+	synctest.Test(t, func(t *testing.T) {
+		silent := pipes(t, func(_ int, p *clienttest.Peer) error { return untilClosed(p) })
+		began := time.Now()
+		_, err := client.Dial(t.Context(), client.Config{Address: "tcp://in.memory:1", NetDial: silent, DialTimeout: 3 * time.Second})
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 3*time.Second {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+		mention(t, err, "auth")
+	})
 }
 
 // A WebSocket address without a path means /sub; headers reach the server.

@@ -93,17 +93,17 @@ func TestCompressedPushes(t *testing.T) {
 	bomb, _ := new(ws.Deflater).AppendFrame(nil, ws.OpBinary, make([]byte, 2<<20))
 
 	address := handshake(t, agreed, compressed, plain, compressed, bomb)
-	c, err := client.Dial(context20(t), client.Config{Address: address, Version: wire.V1, Compress: true, MaxPacketBytes: 1 << 20})
+	c, err := client.Dial(bounded(t), client.Config{Address: address, Version: wire.V1, Compress: true, MaxPacketBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	for range 3 {
-		if m, err := c.Recv(context20(t)); err != nil || string(m.Body) != body || m.Op != 1000 {
+		if m, err := c.Recv(bounded(t)); err != nil || string(m.Body) != body || m.Op != 1000 {
 			t.Fatalf("%d %q, %v", m.Op, m.Body, err)
 		}
 	}
-	if _, err := c.Recv(context20(t)); err == nil || !strings.Contains(err.Error(), "message too big") {
+	if _, err := c.Recv(bounded(t)); err == nil || !strings.Contains(err.Error(), "message too big") {
 		t.Errorf("a bomb: %v", err)
 	}
 }
@@ -112,16 +112,16 @@ func TestCompressedPushes(t *testing.T) {
 // was not offered is one too.
 func TestCompressionThatWasNotAgreedOn(t *testing.T) {
 	compressed, _ := new(ws.Deflater).AppendFrame(nil, ws.OpBinary, make([]byte, 1000))
-	c, err := client.Dial(context20(t), client.Config{Address: handshake(t, "", compressed), Version: wire.V1, Compress: true})
+	c, err := client.Dial(bounded(t), client.Config{Address: handshake(t, "", compressed), Version: wire.V1, Compress: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.Recv(context20(t)); err == nil || !strings.Contains(err.Error(), "reserved bit") {
+	if _, err := c.Recv(bounded(t)); err == nil || !strings.Contains(err.Error(), "reserved bit") {
 		t.Errorf("got %v", err)
 	}
 	for _, answer := range []string{"permessage-deflate", "permessage-deflate; client_no_context_takeover", agreed + "; unheard_of", "x-other"} {
-		c, err := client.Dial(context20(t), client.Config{Address: handshake(t, answer), Version: wire.V1, Compress: true})
+		c, err := client.Dial(bounded(t), client.Config{Address: handshake(t, answer), Version: wire.V1, Compress: true})
 		if err == nil {
 			_ = c.Close()
 			t.Errorf("%q was taken", answer)
@@ -140,7 +140,7 @@ func TestNoOfferByDefault(t *testing.T) {
 		}
 		return untilClosed(p)
 	})
-	c, err := client.Dial(context20(t), client.Config{Address: s.WebSocket})
+	c, err := client.Dial(bounded(t), client.Config{Address: s.WebSocket})
 	if err != nil {
 		t.Fatal(err)
 	}

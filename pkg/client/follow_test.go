@@ -238,7 +238,7 @@ type reader struct {
 func (s *shelf) read(t *testing.T, cfg client.Config, join bool) *reader {
 	t.Helper()
 	cfg.Address, cfg.Auth.Mid, cfg.Heartbeat = s.TCP, 7, cmp.Or(cfg.Heartbeat, 100*time.Millisecond)
-	cfg.Backoff = client.Backoff{Min: time.Millisecond, Max: 5 * time.Millisecond}
+	cfg.Backoff, cfg.DialTimeout = client.Backoff{Min: time.Millisecond, Max: 5 * time.Millisecond}, patience
 	r := &reader{got: map[string][]string{}}
 	var err error
 	if r.Client, err = client.New(cfg); err != nil {
@@ -327,6 +327,9 @@ func TestEachMessageOnceAndInOrder(t *testing.T) {
 	// Another run on the device goes on where it was, one on another device
 	// where the user is.
 	s.add("u:7", "more")
+	s.mu.Lock()
+	runs := len(s.resumed) // a later one may have been made anew, after the message
+	s.mu.Unlock()
 	again := s.read(t, client.Config{Cursors: cursors}, false)
 	again.expect(t, "u:7", []string{"more"})
 	// Symptom: now and then the next run got nothing. Cause: this ack came after
@@ -334,8 +337,8 @@ func TestEachMessageOnceAndInOrder(t *testing.T) {
 	eventually(t, "the second ack", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.acked["u:7"] == 602 })
 	again.stop()
 	s.mu.Lock()
-	if last := s.resumed[len(s.resumed)-1]; !strings.Contains(last, `"resume":[{"tl":"u:7","epoch":1,"after":601}]`) {
-		t.Errorf("auth %s", last)
+	if first := s.resumed[runs]; !strings.Contains(first, `"resume":[{"tl":"u:7","epoch":1,"after":601}]`) {
+		t.Errorf("auth %s", first)
 	}
 	s.acked["u:7"] = 601
 	s.mu.Unlock()
@@ -442,7 +445,7 @@ func TestARoomBeginsWhenItIsFirstEntered(t *testing.T) {
 // pages behind it, which give nothing, were taken for a server that cannot.
 func TestPagesBehindTheBoundOfAnAnswer(t *testing.T) {
 	s := newShelf(t)
-	s.page, s.most = 10, 10
+	s.page, s.most = 1, 1
 	all := numbered(1, 300)
 	s.add("u:7", all...)
 	s.add("r:live://1", all...)
@@ -473,9 +476,8 @@ func TestResetAndTruncation(t *testing.T) {
 	s.mu.Unlock()
 	s.push("u:7", 1)
 	r.expect(t, "u:7", []string{"a", "b", "c", "x"})
-	s.add("u:7", "y", "z", "last")
-	s.mu.Lock()
-	s.floor = 3
+	s.mu.Lock() // at once, or a heartbeat brings what will be gone
+	s.entries["u:7"], s.floor = append(s.entries["u:7"], "y", "z", "last"), 3
 	s.mu.Unlock()
 	r.expect(t, "u:7", []string{"a", "b", "c", "x", "last"})
 	r.mu.Lock()
@@ -526,9 +528,9 @@ func TestFollowerModel(t *testing.T) {
 
 func TestPublishUntilAccepted(t *testing.T) {
 	s := newShelf(t)
-	s.fail = 2 // the first is lost with its connection, the second to be tried again
-	r := s.read(t, client.Config{}, false)
-	id, err := r.Publish(context20(t), client.Outgoing{To: "u:8", Op: 1000, Body: []byte("hi"), ClientID: "c1"})
+	s.fail = 2                                                 // the first is lost with its connection, the second to be tried again
+	r := s.read(t, client.Config{Heartbeat: time.Hour}, false) // no silence ends another one
+	id, err := r.Publish(bounded(t), client.Outgoing{To: "u:8", Op: 1000, Body: []byte("hi"), ClientID: "c1"})
 	if err != nil || id != "id of c1" {
 		t.Fatalf("%q, %v", id, err)
 	}
@@ -539,7 +541,7 @@ func TestPublishUntilAccepted(t *testing.T) {
 		t.Errorf("%d attempts", n)
 	}
 	r.stop()
-	if _, err := r.Publish(context20(t), client.Outgoing{To: "u:8", Op: 1000}); !errors.Is(err, context.Canceled) {
+	if _, err := r.Publish(bounded(t), client.Outgoing{To: "u:8", Op: 1000}); !errors.Is(err, context.Canceled) {
 		t.Errorf("after the end of Run: %v", err)
 	}
 }
@@ -553,7 +555,7 @@ func TestPublishOfWhatIsTooLarge(t *testing.T) {
 		{To: "u:8", Op: 1000, Body: make([]byte, wire.MaxBodyV2)},
 		{To: "u:8", Op: 1000, ClientID: strings.Repeat("x", 1<<16)},
 	} {
-		if _, err := r.Publish(context20(t), m); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		if _, err := r.Publish(bounded(t), m); err == nil || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%d bytes: %v", len(m.Body), err)
 		}
 	}
@@ -563,7 +565,7 @@ func TestHistory(t *testing.T) {
 	s := newShelf(t)
 	s.add("u:7", "a", "b")
 	c := dial(t, client.Config{Address: s.TCP, Auth: client.Auth{Mid: 7}})
-	messages, more, err := c.History(context20(t), "u:7", client.At{Before: 3}, 10)
+	messages, more, err := c.History(bounded(t), "u:7", client.At{Before: 3}, 10)
 	if err != nil || more || len(messages) != 2 || string(messages[1].Body) != "b" || messages[1].Seq != 2 || messages[1].Timeline != "u:7" {
 		t.Errorf("%+v, %v, %v", messages, more, err)
 	}

@@ -59,7 +59,7 @@ func play(t *testing.T, f framing, ver int16, server []byte, piece int) (trace [
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c, err := open(ctx, cfg, f, link{nc: newTape(server, piece), deflate: f == overWebSocket})
 	if err != nil {

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,9 +19,9 @@ import (
 func TestMain(m *testing.M) { leakcheck.Main(m) }
 
 // patience is how long anything may take before a test fails.
-const patience = 20 * time.Second
+const patience = time.Minute
 
-func context20(t testing.TB) context.Context {
+func bounded(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return ctx
@@ -86,7 +87,8 @@ func untilClosed(p *clienttest.Peer) error {
 
 func dial(t testing.TB, cfg client.Config) *client.Conn {
 	t.Helper()
-	c, err := client.Dial(context20(t), cfg)
+	cfg.DialTimeout = cmp.Or(cfg.DialTimeout, patience)
+	c, err := client.Dial(bounded(t), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +99,7 @@ func dial(t testing.TB, cfg client.Config) *client.Conn {
 func expect(t testing.TB, c *client.Conn, op wire.Op, bodies ...string) {
 	t.Helper()
 	for _, body := range bodies {
-		m, err := c.Recv(context20(t))
+		m, err := c.Recv(bounded(t))
 		if err != nil {
 			t.Fatalf("waiting for %.40q: %v", body, err)
 		}
@@ -110,7 +112,7 @@ func expect(t testing.TB, c *client.Conn, op wire.Op, bodies ...string) {
 // expectEnd returns the error that ended the connection.
 func expectEnd(t testing.TB, c *client.Conn) error {
 	t.Helper()
-	ctx := context20(t)
+	ctx := bounded(t)
 	m, err := c.Recv(ctx)
 	if err == nil {
 		t.Fatalf("got op %d %.40q, want the end", m.Op, m.Body)

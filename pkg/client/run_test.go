@@ -163,7 +163,7 @@ func TestRunEnds(t *testing.T) {
 	cfg := client.Config{Address: comet.TCP}
 
 	t.Run("by the context", func(t *testing.T) {
-		ctx, cancel := context.WithCancel(context20(t))
+		ctx, cancel := context.WithCancel(bounded(t))
 		defer cancel()
 		err := client.Run(ctx, cfg, client.Handler{
 			Connected: func(context.Context, *client.Conn) error { cancel(); return nil },
@@ -175,7 +175,7 @@ func TestRunEnds(t *testing.T) {
 	})
 	t.Run("by Connected", func(t *testing.T) {
 		wrong := errors.New("wrong")
-		err := client.Run(context20(t), cfg, client.Handler{
+		err := client.Run(bounded(t), cfg, client.Handler{
 			Connected: func(context.Context, *client.Conn) error { return wrong },
 			Message:   func(client.Message) {},
 		})
@@ -186,7 +186,7 @@ func TestRunEnds(t *testing.T) {
 	t.Run("by a refusal", func(t *testing.T) {
 		cfg := cfg
 		cfg.Token = []byte("not JSON")
-		err := client.Run(context20(t), cfg, client.Handler{Message: func(client.Message) {}})
+		err := client.Run(bounded(t), cfg, client.Handler{Message: func(client.Message) {}})
 		if refused, ok := errors.AsType[*client.RefusedError](err); !ok || refused.Code != 3500 {
 			t.Error(err)
 		}
@@ -197,7 +197,7 @@ func TestRunEnds(t *testing.T) {
 func TestRunAfterCloseInConnected(t *testing.T) {
 	comet := clienttest.NewComet(60)
 	t.Cleanup(comet.Close)
-	ctx, cancel := context.WithCancel(context20(t))
+	ctx, cancel := context.WithCancel(bounded(t))
 	defer cancel()
 	connected := 0
 	err := client.Run(ctx, client.Config{Address: comet.TCP, Backoff: client.Backoff{Min: 1, Max: 1}}, client.Handler{

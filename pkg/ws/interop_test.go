@@ -38,7 +38,7 @@ func echoServer(t *testing.T) string {
 			}
 			serving.Go(func() {
 				defer func() { _ = conn.Close() }()
-				_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+				_ = conn.SetDeadline(time.Now().Add(time.Minute))
 				if err := serveEcho(conn); err != nil && !errors.Is(err, io.EOF) {
 					t.Errorf("server: %v", err)
 				}
@@ -120,7 +120,7 @@ func answerHandshake(out, buf []byte) (n int, answer []byte, refused bool) {
 
 func dialGobwas(t *testing.T, url string) (net.Conn, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	conn, buffered, _, err := gobwas.Dial(ctx, url)
 	if err != nil {
@@ -129,7 +129,7 @@ func dialGobwas(t *testing.T, url string) (net.Conn, error) {
 	if buffered != nil {
 		t.Error("the server spoke first")
 	}
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn, nil
 }
@@ -300,7 +300,7 @@ func TestInteropFramesBehindTheHandshake(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := conn.Write(append([]byte(sampleHead), cf(fin|opText, "eager")...)); err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ const authV1 = `{"mid":1,"room_id":"live://1000","platform":"web","accepts":[100
 // exchange sends and reads exactly as many bytes as are wanted.
 func exchange(t *testing.T, conn net.Conn, send []byte, want []byte) {
 	t.Helper()
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := conn.Write(send); err != nil {
