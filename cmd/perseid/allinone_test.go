@@ -93,7 +93,7 @@ func TestClientAgainstARealComet(t *testing.T) {
 		{Address: "tcp://" + addrs["tcp"], Version: 1}, {Address: "tcp://" + addrs["tcp"], Version: 2},
 		{Address: "ws://" + addrs["ws"], Version: 1}, {Address: "ws://" + addrs["ws"], Version: 2},
 	} {
-		cfg.Auth = client.Auth{Mid: 7, Room: "live://1", Accepts: []wire.Op{1000}}
+		cfg.Auth, cfg.DialTimeout = client.Auth{Mid: 7, Room: "live://1", Accepts: []wire.Op{1000}}, patience
 		c, err := client.Dial(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)

@@ -15,7 +15,7 @@ import (
 	"github.com/perseid-im/perseid/pkg/client/clienttest"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // terminal is an output that a test can wait on.
 type terminal struct {

@@ -27,8 +27,9 @@ func newDevice(t *testing.T, address string, mid int64, cursors client.CursorSto
 	d := &device{got: map[string][]string{}}
 	var err error
 	d.Client, err = client.New(client.Config{
-		Address: address, Auth: client.Auth{Mid: mid}, Cursors: cursors, Heartbeat: 200 * time.Millisecond,
-		Backoff: client.Backoff{Min: 10 * time.Millisecond, Max: 100 * time.Millisecond},
+		Address: address, Auth: client.Auth{Mid: mid}, Cursors: cursors, DialTimeout: patience,
+		Heartbeat: 30 * time.Second, // it ends by no silence of a machine that stands still
+		Backoff:   client.Backoff{Min: 10 * time.Millisecond, Max: 100 * time.Millisecond},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -136,9 +137,13 @@ func TestStoredMessagesThroughEverything(t *testing.T) {
 	again := newDevice(t, tcp, 2, cursors)
 	again.has(t, "u:2", []string{"101 later from 1"})
 	here.has(t, "u:2", append(inbox, "101 later from 1"))
-	a, _, _ := cursors.Load(ctx, "u:2")
-	if a.Seq != 101 {
-		t.Errorf("cursor %+v", a)
+	var a client.Cursor
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(patience); a.Seq != 101; <-poll.C { // it is kept behind the message
+		if a, _, _ = cursors.Load(ctx, "u:2"); a.Seq > 101 || time.Now().After(deadline) {
+			t.Fatalf("cursor %+v", a)
+		}
 	}
 
 	// Reading is told to the other devices.
@@ -146,8 +151,6 @@ func TestStoredMessagesThroughEverything(t *testing.T) {
 	if err != nil || standing.Read != 100 || standing.Unread != 1 {
 		t.Errorf("read: %+v, %v", standing, err)
 	}
-	poll := time.NewTicker(5 * time.Millisecond)
-	defer poll.Stop()
 	for told, deadline := 0, time.Now().Add(patience); told == 0; <-poll.C {
 		if time.Now().After(deadline) {
 			t.Fatal("the other device was not told")
