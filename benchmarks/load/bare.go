@@ -108,7 +108,7 @@ func (b *Bare) accept() {
 }
 
 func (b *Bare) greet(nc *net.TCPConn, buf []byte) error {
-	_ = nc.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(30 * time.Second))
 	reply := wire.AppendPacket(nil, wire.Header{Ver: 1, Op: wire.OpAuthReply, Seq: 1}, nil)
 	have := 0
 	more := func() error {

@@ -30,12 +30,12 @@ func testChild() *exec.Cmd {
 func testConfig(server string, classes ...Class) Config {
 	return Config{
 		Servers: []string{server}, Path: "/sub", Classes: classes, FirstMid: 1, Streams: 1,
-		Drain: 20 * time.Millisecond, AuthTimeout: 10 * time.Second, Loops: 1, Parts: 1,
+		Drain: 20 * time.Millisecond, AuthTimeout: time.Minute, Loops: 1, Parts: 1,
 	}
 }
 
 func bounded(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

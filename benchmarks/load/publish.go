@@ -1,6 +1,7 @@
 package load
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -44,6 +45,7 @@ type PublishConfig struct {
 	Store      bool          // messages get positions and are kept (Perseid only)
 	NoResults  bool          // V1Batch does not ask who is online
 	Timeout    time.Duration // of one request
+	Patience   time.Duration // see patience; 0 = by the length of the Run
 }
 
 // Publisher pushes stamped messages. The numbers continue from one Run to the
@@ -198,7 +200,9 @@ func (p *Publisher) RunAt(ctx context.Context, beginNS int64, perSecond float64,
 const connectEarly = time.Second
 
 // patience is how long after its time a Run still sends what was due before.
-func patience(lasting time.Duration) time.Duration { return time.Second + lasting/4 }
+func (p *Publisher) patience(lasting time.Duration) time.Duration {
+	return cmp.Or(p.cfg.Patience, time.Second+lasting/4)
+}
 
 func (p *Publisher) work(ctx context.Context, w *pushWorker, index int, beginNS int64, perSecond float64, lasting time.Duration, sent *atomic.Uint64) {
 	end := beginNS + int64(lasting)
@@ -207,7 +211,8 @@ func (p *Publisher) work(ctx context.Context, w *pushWorker, index int, beginNS 
 		if perSecond > 0 {
 			due = beginNS + int64(float64(index+n*len(p.workers))/perSecond*1e9)
 		}
-		if due >= end || !sleepUntil(ctx, p.clock, due-int64(connectEarly), false) {
+		once := perSecond == 0 && n == 0 // however late it is
+		if due >= end && !once || !sleepUntil(ctx, p.clock, due-int64(connectEarly), false) {
 			return
 		}
 		_ = w.http.connect(ctx) // not in the time of the message; post tells what fails
@@ -217,7 +222,7 @@ func (p *Publisher) work(ctx context.Context, w *pushWorker, index int, beginNS 
 		now := p.clock.Now()
 		if perSecond == 0 {
 			due = now
-		} else if now > end+int64(patience(lasting)) {
+		} else if now > end+int64(p.patience(lasting)) {
 			for ; due < end; n++ {
 				w.stats.Unsent++
 				due = beginNS + int64(float64(index+(n+1)*len(p.workers))/perSecond*1e9)

@@ -106,7 +106,7 @@ func TestPublisherNumbersMessages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			api, addr := newPushes(t)
 			api.noResults = c.cfg.NoResults
-			c.cfg.HTTP, c.cfg.BodyBytes, c.cfg.Timeout = []string{addr}, 20, 5*time.Second
+			c.cfg.HTTP, c.cfg.BodyBytes, c.cfg.Timeout, c.cfg.Patience = []string{addr}, 20, time.Minute, time.Minute
 			p, err := NewPublisher(c.cfg)
 			if err != nil {
 				t.Fatal(err)
@@ -166,7 +166,7 @@ func TestPublisherNumbersMessages(t *testing.T) {
 func TestDueTimesFollowTheSchedule(t *testing.T) {
 	api, addr := newPushes(t)
 	api.fail = func(n int) bool { return n == 3 } // its number is used again
-	p, err := NewPublisher(PublishConfig{HTTP: []string{addr}, Route: GoimRoom, To: []Addressee{{Room: "a"}}, Publishers: 3, BodyBytes: StampLen, Timeout: 5 * time.Second})
+	p, err := NewPublisher(PublishConfig{HTTP: []string{addr}, Route: GoimRoom, To: []Addressee{{Room: "a"}}, Publishers: 3, BodyBytes: StampLen, Timeout: time.Minute, Patience: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +176,7 @@ func TestDueTimesFollowTheSchedule(t *testing.T) {
 	if st.Accepted != 9 || len(st.Failed) != 1 || st.Lag.Quantile(0) < int64(90*time.Millisecond) {
 		t.Fatalf("%+v", st)
 	}
+	p.cfg.Patience = 0
 	// Patience ends: what is an hour late is not sent any more, and counted.
 	if st := p.RunAt(bounded(t), p.Now()-int64(time.Hour), 10, time.Second, nil); st.Accepted != 0 || st.Unsent != 10 {
 		t.Errorf("an hour late: %+v", st)
@@ -200,7 +201,7 @@ func TestDueTimesFollowTheSchedule(t *testing.T) {
 
 func TestPublisherStops(t *testing.T) {
 	_, addr := newPushes(t)
-	p, err := NewPublisher(PublishConfig{HTTP: []string{addr}, Route: GoimRoom, To: []Addressee{{Room: "a"}}, Publishers: 2, BodyBytes: StampLen, Timeout: time.Second})
+	p, err := NewPublisher(PublishConfig{HTTP: []string{addr}, Route: GoimRoom, To: []Addressee{{Room: "a"}}, Publishers: 2, BodyBytes: StampLen, Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +212,7 @@ func TestPublisherStops(t *testing.T) {
 	go func() { done <- p.Run(ctx, 100, time.Hour, &sent) }()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(10 * time.Second); sent.Load() < 5 && time.Now().Before(deadline); <-tick.C {
+	for deadline := time.Now().Add(time.Minute); sent.Load() < 5 && time.Now().Before(deadline); <-tick.C {
 	}
 	cancel()
 	select {
@@ -219,7 +220,7 @@ func TestPublisherStops(t *testing.T) {
 		if st.Accepted < 5 {
 			t.Errorf("%+v", st)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it goes on")
 	}
 }
@@ -272,7 +273,7 @@ func TestAnIdleConnectionIsMadeAnew(t *testing.T) {
 		}
 	}()
 	defer func() { _ = l.Close(); <-served }()
-	h := httpConn{addr: l.Addr().String(), timeout: 10 * time.Second}
+	h := httpConn{addr: l.Addr().String(), timeout: time.Minute}
 	defer h.close()
 	for range 2 {
 		first := h.nc

@@ -94,7 +94,7 @@ func (s *server) serve(nc net.Conn) {
 			reply = wire.AppendPacket(nil, wire.Header{Ver: 1, Op: p.Op + 1, Seq: p.Seq}, []byte{0, 0, 0, 1})
 		}
 		s.mu.Unlock()
-		s.write(nc, reply)
+		_ = s.write(nc, reply) // the client may have gone
 	}
 }
 
@@ -133,14 +133,13 @@ func (s *server) readPacket(nc net.Conn) ([]byte, error) {
 }
 
 // write sends packets, in one frame on a WebSocket.
-func (s *server) write(nc net.Conn, packets []byte) {
+func (s *server) write(nc net.Conn, packets []byte) error {
 	if s.webSocket {
 		packets = append([]byte{wsFinBinary, 126, byte(len(packets) >> 8), byte(len(packets))}, packets...)
 	}
-	_ = nc.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	if _, err := nc.Write(packets); err != nil {
-		s.t.Errorf("write: %v", err)
-	}
+	_ = nc.SetWriteDeadline(time.Now().Add(time.Minute))
+	_, err := nc.Write(packets)
+	return err
 }
 
 // push sends messages to one connection, as one merged write.
@@ -161,5 +160,7 @@ func (s *server) push(mid int64, stamps ...Stamp) {
 	if nc == nil {
 		s.t.Fatalf("no connection of user %d", mid)
 	}
-	s.write(nc, inner)
+	if err := s.write(nc, inner); err != nil {
+		s.t.Errorf("write: %v", err)
+	}
 }

@@ -72,10 +72,10 @@ func (p *Process) Call(ctx context.Context, method string, args, reply any) erro
 	}
 }
 
-// Close ends the child, by force after some seconds.
+// Close ends the child, by force after half a minute.
 func (p *Process) Close() error {
 	_ = p.pipe.Close() // standard input: the child sees its end and leaves
-	timer := time.AfterFunc(5*time.Second, func() { _ = p.cmd.Process.Kill() })
+	timer := time.AfterFunc(30*time.Second, func() { _ = p.cmd.Process.Kill() })
 	defer timer.Stop()
 	err := p.cmd.Wait()
 	_ = p.client.Close() // its reader has seen the end, too
