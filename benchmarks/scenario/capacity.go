@@ -69,11 +69,28 @@ func runCapacity(ctx context.Context, b *bench) error {
 		}
 		return why == "", nil
 	}
-	low, high := 0.0, o.rates[0]
+	highest, err := search(o.rates[0], try)
+	if err != nil {
+		return err
+	}
+	b.report.Results = map[string]float64{"highest messages/s": highest}
+	if best != nil {
+		b.report.Results["highest deliveries/s"] = best.DeliveredPS
+		b.report.Results["its p99 ms"] = best.p99s().all
+		for _, bound := range best.BoundBy {
+			b.note("at the highest rate: %s", bound)
+		}
+	}
+	return nil
+}
+
+// search finds the highest rate that works, 0 if none does, from a first one on.
+func search(first float64, try func(rate float64) (bool, error)) (float64, error) {
+	low, high := 0.0, first
 	for range maxDoublings {
 		ok, err := try(high)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if !ok {
 			break
@@ -87,7 +104,7 @@ func runCapacity(ctx context.Context, b *bench) error {
 		}
 		ok, err := try(mid)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if ok {
 			low = mid
@@ -95,15 +112,7 @@ func runCapacity(ctx context.Context, b *bench) error {
 			high = mid
 		}
 	}
-	b.report.Results = map[string]float64{"highest messages/s": low}
-	if best != nil {
-		b.report.Results["highest deliveries/s"] = best.DeliveredPS
-		b.report.Results["its p99 ms"] = best.p99s().all
-		for _, bound := range best.BoundBy {
-			b.note("at the highest rate: %s", bound)
-		}
-	}
-	return nil
+	return low, nil
 }
 
 // missed says what a step did not keep to.

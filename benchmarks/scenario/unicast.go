@@ -78,7 +78,7 @@ func (b *bench) usersPublisher(conns, publishers int) (*load.Publisher, [][]int,
 		route = load.V1Batch
 	}
 	pub, err := load.NewPublisher(load.PublishConfig{
-		HTTP: split(b.opt.http), Route: route, To: to, Publishers: min(publishers, len(to)), BodyBytes: b.opt.body, Store: b.opt.store, NoResults: !b.opt.results, Timeout: requestTimeout,
+		HTTP: split(b.opt.http), Route: route, To: to, Publishers: min(publishers, len(to)), BodyBytes: b.opt.body, Store: b.opt.store, NoResults: !b.opt.results, Timeout: requestTimeout, Patience: b.opt.patience,
 	})
 	return pub, users, err
 }
