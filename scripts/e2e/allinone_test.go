@@ -18,16 +18,16 @@ import (
 // after the restart, before the clients were back.
 func TestAllInOneRestartsUnderLoad(t *testing.T) {
 	c := &cluster{t: t, bin: build(t)}
-	data := t.TempDir()
-	d := c.exec("perseid", "perseid", "run", "-data", data, "-tcp", "127.0.0.1:0", "-ws", "127.0.0.1:0", "-http", "127.0.0.1:0", "-admin", "127.0.0.1:0")
+	data, host := t.TempDir(), ownHost()
+	d := c.exec("perseid", "perseid", "run", "-data", data, "-tcp", host, "-ws", host, "-http", host, "-admin", host)
 	c.waitReady(d)
 	hc := httpClient(t)
 	base := "http://" + d.addrs["http"]
 	crowd := newCrowd(t, wire.V2, 20, 4, func() string { return d.addrs["tcp"] })
-	crowd.waitConnected(20 * time.Second)
-	crowd.waitReachable(hc, base, 20*time.Second)
+	crowd.waitConnected(patience)
+	crowd.waitReachable(hc, base, patience)
 	l := crowd.load(hc, 4, time.Millisecond, func() []string { return []string{base} })
-	waitFor(t, 20*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		if n := l.sent.Load(); n < 1000 {
 			return fmt.Errorf("%d pushes, %d errors", n, l.failed.Load())
 		}
@@ -41,9 +41,9 @@ func TestAllInOneRestartsUnderLoad(t *testing.T) {
 	t.Logf("stopped after %s", time.Since(began).Round(time.Millisecond))
 	again := c.exec("perseid", "perseid again", "run", "-data", data, "-tcp", d.addrs["tcp"], "-ws", d.addrs["ws"], "-http", d.addrs["http"], "-admin", d.addrs["admin"])
 	c.waitReady(again)
-	crowd.waitConnected(20 * time.Second)
-	crowd.waitReachable(hc, base, 20*time.Second)
-	waitFor(t, 20*time.Second, func() error {
+	crowd.waitConnected(patience)
+	crowd.waitReachable(hc, base, patience)
+	waitFor(t, patience, func() error {
 		_, by := outcomes(t, hc, again)
 		if tally := crowd.tally(l); float64(tally.missing) != by["offline"]+by["not_here"] {
 			return fmt.Errorf("%v, outcomes %v", tally, by)
@@ -60,7 +60,7 @@ func TestAllInOneRestartsUnderLoad(t *testing.T) {
 	// Killed: what the job had not committed (kafka.commit_interval) is routed
 	// again, and comes again to clients that are back by then; nothing else.
 	l = crowd.load(hc, 4, time.Millisecond, func() []string { return []string{base} })
-	waitFor(t, 20*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		if n := l.sent.Load(); n < 4000 {
 			return fmt.Errorf("%d pushes, %d errors", n, l.failed.Load())
 		}
@@ -72,9 +72,9 @@ func TestAllInOneRestartsUnderLoad(t *testing.T) {
 	l.stop()
 	last := c.exec("perseid", "perseid after the kill", "run", "-data", data, "-tcp", d.addrs["tcp"], "-ws", d.addrs["ws"], "-http", d.addrs["http"], "-admin", d.addrs["admin"])
 	c.waitReady(last)
-	crowd.waitConnected(20 * time.Second)
-	crowd.waitReachable(hc, base, 20*time.Second)
-	waitFor(t, 20*time.Second, func() error {
+	crowd.waitConnected(patience)
+	crowd.waitReachable(hc, base, patience)
+	waitFor(t, patience, func() error {
 		_, by = outcomes(t, hc, last)
 		if tally = crowd.tally(l); float64(tally.missing) > by["offline"]+by["not_here"] {
 			return fmt.Errorf("%v, outcomes %v", tally, by)

@@ -40,7 +40,7 @@ func TestWhoWasAwayGetsEverythingThroughAnotherComet(t *testing.T) {
 		}
 	}
 	var cursors client.MemoryCursors
-	home := newDevice(t, comets[1], 42, &client.MemoryCursors{})
+	home := newDeviceBeating(t, 4*time.Minute, comets[1], 42, &client.MemoryCursors{})
 	phone := newDevice(t, comets[0], 42, &cursors)
 	for n := range early {
 		push(n)
@@ -102,10 +102,13 @@ func TestWhoWasAwayGetsEverythingThroughAnotherComet(t *testing.T) {
 		}
 		t.Logf("pages of %v messages", pages)
 	}
-	if a, b := home.at(string(inbox)), back.at(string(inbox)); a != b || a.Seq != messages+early {
-		t.Errorf("the device that stayed is at %+v, the one that was away at %+v", a, b)
-	}
-	waitFor(t, 30*time.Second, func() error {
+	waitFor(t, patience, func() error { // a cursor is kept behind its message
+		if a, b := home.at(string(inbox)), back.at(string(inbox)); a != b || a.Seq != messages+early {
+			return fmt.Errorf("the device that stayed is at %+v, the one that was away at %+v", a, b)
+		}
+		return nil
+	})
+	waitFor(t, patience, func() error {
 		_, answer, err := get(ctx, hc, bases[0]+"/v1/users/42/unread")
 		var stand struct {
 			Timelines []struct {

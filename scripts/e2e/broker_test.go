@@ -22,15 +22,15 @@ func TestBrokerRestartsUnderLoad(t *testing.T) {
 	job := c.start("job", "job-1")
 	hc := httpClient(t)
 	crowd := newCrowd(t, wire.V1, 40, 0, func() string { return comets[rand.IntN(2)].addrs["tcp"] })
-	crowd.waitConnected(20 * time.Second)
-	crowd.waitReachable(hc, "http://"+logics[0].addrs["http"], 20*time.Second)
+	crowd.waitConnected(patience)
+	crowd.waitReachable(hc, "http://"+logics[0].addrs["http"], patience)
 	l := crowd.load(hc, 16, 2*time.Millisecond, func() []string {
 		return []string{"http://" + logics[0].addrs["http"], "http://" + logics[1].addrs["http"]}
 	})
 	more := func(n int64) {
 		t.Helper()
 		was := l.sent.Load()
-		waitFor(t, 40*time.Second, func() error {
+		waitFor(t, patience, func() error {
 			if now := l.sent.Load() - was; now < n {
 				return fmt.Errorf("%d pushes were accepted, want %d; errors: %v", now, n, l.why())
 			}
@@ -45,7 +45,7 @@ func TestBrokerRestartsUnderLoad(t *testing.T) {
 	more(1000)
 	t.Logf("1,000 more pushes were accepted %s after the kill", time.Since(killed).Round(time.Millisecond))
 	l.stop()
-	waitFor(t, 30*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		if tally := crowd.tally(l); tally.missing > 0 {
 			return fmt.Errorf("%v", tally)
 		}

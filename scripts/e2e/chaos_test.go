@@ -61,10 +61,7 @@ func newChaos(t *testing.T, cfg chaosConfig, bin string) *chaos {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = x.db.Close() })
-	// An address of its own: the port of a killed daemon may otherwise be taken
-	// by a daemon of another cluster on this machine, and callers that still know
-	// the old address would work with that one.
-	host := fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	host := ownHost()
 	c.settings = map[string][]string{
 		"logic": {"archive.dsn=" + dsn, "redis.addr=" + pair.front.addr(), "http.addr=" + host, "grpc.addr=" + host, "admin.addr=" + host},
 		"comet": {"comet.tops_period=3s", "listen.tcp=" + host, "listen.websocket=" + host, "grpc.addr=" + host, "admin.addr=" + host},

@@ -65,7 +65,7 @@ func (r *relay) serve(near net.Conn) {
 	r.mu.Lock()
 	to := r.to
 	r.mu.Unlock()
-	far, err := net.DialTimeout("tcp", to, time.Second)
+	far, err := net.DialTimeout("tcp", to, patience)
 	if err != nil {
 		return // so the other side is closed, as by a server that is away
 	}
@@ -289,7 +289,7 @@ func TestRedisPairFailsOverBehind(t *testing.T) {
 	for round := range 2 {
 		before, lost := fmt.Sprint("before", round), fmt.Sprint("lost", round)
 		set(before)
-		waitFor(t, 30*time.Second, func() error {
+		waitFor(t, patience, func() error {
 			if p.offset(p.master, "master_repl_offset") != p.offset(1-p.master, "slave_repl_offset") {
 				return io.ErrNoProgress
 			}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"time"
 
 	"github.com/perseid-im/perseid/pkg/wire"
 )
@@ -34,7 +33,7 @@ func connect(ctx context.Context, addr, token string, push func(op wire.Op, body
 
 // connectAs is connect in a version of the protocol.
 func connectAs(ctx context.Context, ver int16, addr, token string, push func(op wire.Op, body []byte)) (*goim, error) {
-	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", addr)
+	conn, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +48,7 @@ func connectAs(ctx context.Context, ver int16, addr, token string, push func(op 
 
 // call sends a request and waits for the reply with its seq.
 func (c *goim) call(ctx context.Context, op wire.Op, body string) (wire.Packet, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ch := make(chan wire.Packet, 1)
 	c.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +22,10 @@ import (
 )
 
 func TestMain(m *testing.M) { leakcheck.Main(m) }
+
+// patience is how long what must happen may take, on a machine that stands
+// still for seconds now and then.
+const patience = time.Minute
 
 // cluster is a set of daemons on one machine with their real servers.
 type cluster struct {
@@ -78,6 +83,22 @@ func newCluster(t *testing.T) *cluster {
 		}
 	})
 	return c
+}
+
+// patient sets deadlines that a machine that stands still does not reach, for
+// tests in which nothing may fail but what the test ends.
+func (c *cluster) patient() {
+	c.settings["logic"] = append(c.settings["logic"], "http.timeout=40s", "http.write_timeout=50s", "grpc.timeout=1m", "logic.append_timeout=30s",
+		"logic.presence_timeout=14s", "redis.dial_timeout=14s", "redis.read_timeout=14s", "redis.write_timeout=14s", "logic.lease_ttl=40s")
+	c.settings["comet"] = append(c.settings["comet"], "comet.handshake_timeout=1m", "comet.logic_timeout=1m")
+	c.settings["job"] = append(c.settings["job"], "job.connect_timeout=30s")
+}
+
+// ownHost is an address of its own for listeners: the port of a killed daemon may
+// otherwise be taken by a daemon of another cluster on this machine, and callers
+// that still know the old address would work with that one.
+func ownHost() string {
+	return fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
 }
 
 // builds are the programs by the build tags they have.
@@ -185,7 +206,7 @@ func (c *cluster) waitReady(d *daemon) {
 			k, v, _ := strings.Cut(f, "=")
 			d.addrs[k] = v
 		}
-	case <-time.After(60 * time.Second):
+	case <-time.After(patience):
 		c.t.Fatalf("%s is not ready\n%s", d.name, d.log.tail(4000))
 	}
 }
@@ -194,7 +215,7 @@ func (c *cluster) waitReady(d *daemon) {
 func httpClient(t *testing.T) *http.Client {
 	tr := &http.Transport{MaxIdleConnsPerHost: 256}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 30 * time.Second}
+	return &http.Client{Transport: tr, Timeout: patience}
 }
 
 // post sends a body and returns status and answer.

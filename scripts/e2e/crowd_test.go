@@ -29,6 +29,7 @@ type crowd struct {
 	running  sync.WaitGroup
 	connects atomic.Int64
 	attempt  int // of waitReachable; over all its calls, so that no body comes twice
+	probes   int // its pushes to one key or user each, all of which have one outcome
 	loads    int
 }
 
@@ -152,12 +153,17 @@ func (c *crowd) waitConnected(within time.Duration) {
 // so each attempt is a message of its own.
 func (c *crowd) waitReachable(hc *http.Client, base string, within time.Duration) {
 	c.t.Helper()
+	c.waitProbes(hc, base, within, true)
+}
+
+func (c *crowd) waitProbes(hc *http.Client, base string, within time.Duration, rooms bool) {
+	c.t.Helper()
 	missing := map[string]func() bool{} // push query -> it arrived
 	for _, m := range c.members {
 		for _, q := range []string{"keys?operation=1000&keys=" + m.key, fmt.Sprintf("mids?operation=1000&mids=%d", m.mid)} {
 			missing[q] = func() bool { return m.has(fmt.Sprintf("reach %d %s", c.attempt, q)) }
 		}
-		if typ, room, ok := strings.Cut(m.room, "://"); ok {
+		if typ, room, ok := strings.Cut(m.room, "://"); ok && rooms {
 			q := "room?operation=1000&type=" + typ + "&room=" + room
 			before := missing[q]
 			missing[q] = func() bool {
@@ -171,6 +177,7 @@ func (c *crowd) waitReachable(hc *http.Client, base string, within time.Duration
 			if status, answer, err := post(c.t.Context(), hc, base+"/goim/push/"+q, "text/plain", fmt.Sprintf("reach %d %s", c.attempt, q)); err != nil || status != 200 {
 				return fmt.Errorf("%s: %d %s %v", q, status, answer, err)
 			}
+			c.probes++
 		}
 		deadline := time.NewTimer(700 * time.Millisecond)
 		defer deadline.Stop()
@@ -192,6 +199,19 @@ func (c *crowd) waitReachable(hc *http.Client, base string, within time.Duration
 			}
 		}
 	})
+}
+
+// counted waits until the outcomes of all probes are counted, which may be after
+// they have arrived: a job counts when the comet has answered.
+func (c *crowd) counted(hc *http.Client, jobs ...*daemon) (sum float64, by map[string]float64) {
+	c.t.Helper()
+	waitFor(c.t, patience, func() error {
+		if sum, by = outcomes(c.t, hc, jobs...); sum != float64(c.probes) {
+			return fmt.Errorf("%g outcomes for %d probes: %v", sum, c.probes, by)
+		}
+		return nil
+	})
+	return sum, by
 }
 
 // load is producers that push to the members of a crowd by key. Every body is

@@ -26,7 +26,7 @@ func (b inbox) expect(t *testing.T, want string) {
 		if got != want {
 			t.Fatalf("got %q, want %q", got, want)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("nothing came, want %q", want)
 	}
 }
@@ -42,7 +42,7 @@ func (b inbox) expectAll(t *testing.T, want ...string) {
 				t.Fatalf("got %q, want %q", got, want)
 			}
 			want = slices.Delete(want, i, i+1)
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("nothing came, want %q", want)
 		}
 	}
@@ -61,6 +61,7 @@ func (b inbox) expectNothing(t *testing.T) {
 // both comets, and goim's client operations do what they do in goim.
 func TestDaemonsTogether(t *testing.T) {
 	c := newCluster(t)
+	c.patient()
 	// Everything at once, in no order: they wait for each other.
 	var all []*daemon
 	for _, kind := range []string{"job", "comet", "logic"} {
@@ -136,7 +137,7 @@ func TestDaemonsTogether(t *testing.T) {
 	boxes[0].expectNothing(t)
 
 	// What the HTTP API says of them.
-	waitFor(t, 30*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		_, total, err := get(ctx, hc, "http://"+logics[0].addrs["http"]+"/goim/online/total")
 		if err != nil || !strings.Contains(total, `"conn_count":2`) {
 			return fmt.Errorf("online/total: %s %v", total, err)
@@ -203,7 +204,7 @@ func TestStoresAwayAtStart(t *testing.T) {
 	c.redis.Stop()
 	d := c.launch("logic", "logic-1")
 	hc := httpClient(t)
-	waitFor(t, 30*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		if log := d.log.tail(4000); !strings.Contains(log, "Redis does not answer") {
 			return fmt.Errorf("no word about Redis in the log:\n%s", log)
 		}
@@ -219,7 +220,7 @@ func TestStoresAwayAtStart(t *testing.T) {
 		t.Fatalf("readyz: %d %s %v", status, body, err)
 	}
 	c.redis.Stop()
-	waitFor(t, 30*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		if status, body, err := get(t.Context(), hc, "http://"+d.addrs["admin"]+"/readyz"); err != nil || status != http.StatusServiceUnavailable {
 			return fmt.Errorf("readyz with Redis away: %d %s %v", status, body, err)
 		}

@@ -14,7 +14,9 @@ import (
 func TestDeadCometHoldsUpNobody(t *testing.T) {
 	c := newCluster(t)
 	// As many records in flight as a busy cluster has in a tenth of the time.
-	c.settings["job"] = []string{"kafka.max_in_flight_records=200"}
+	// The lease outlives the test, and so does what waits for the dead one.
+	c.settings["job"] = []string{"kafka.max_in_flight_records=200", "job.dispatch_timeout=2m"}
+	c.settings["logic"] = []string{"logic.lease_ttl=2m"}
 	logic := c.start("logic", "logic-1")
 	comets := []*daemon{c.start("comet", "comet-1"), c.start("comet", "comet-2")}
 	job := c.start("job", "job-1")
@@ -23,8 +25,8 @@ func TestDeadCometHoldsUpNobody(t *testing.T) {
 	living := newCrowdOf(t, "living", 1000, wire.V1, 16, 0, func() string { return comets[0].addrs["tcp"] })
 	dying := newCrowdOf(t, "dying", 2000, wire.V1, 16, 0, func() string { return comets[1].addrs["tcp"] })
 	for _, crowd := range []*crowd{living, dying} {
-		crowd.waitConnected(20 * time.Second)
-		crowd.waitReachable(hc, base, 20*time.Second)
+		crowd.waitConnected(patience)
+		crowd.waitReachable(hc, base, patience)
 	}
 	probe := func(i int) time.Duration {
 		t.Helper()
@@ -34,7 +36,7 @@ func TestDeadCometHoldsUpNobody(t *testing.T) {
 		if status, answer, err := post(t.Context(), hc, base+"/goim/push/keys?operation=1000&keys="+m.key, "text/plain", body); err != nil || status != 200 {
 			t.Fatalf("%d %s %v", status, answer, err)
 		}
-		waitFor(t, 30*time.Second, func() error {
+		waitFor(t, patience, func() error {
 			if !m.has(body) {
 				return fmt.Errorf("%s has not come", body)
 			}
@@ -58,7 +60,7 @@ func TestDeadCometHoldsUpNobody(t *testing.T) {
 	l.stop()
 	_, by := outcomes(t, hc, job)
 	t.Logf("%d pushes to the dead; the slowest of %d probes took %s; outcomes %v", l.sent.Load(), n, longest.Round(time.Millisecond), by)
-	if longest > 3*time.Second {
+	if longest > 20*time.Second { // of a machine that stands still
 		t.Errorf("a push to a client of the other comet took %s", longest)
 	}
 }

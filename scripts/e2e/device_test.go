@@ -34,10 +34,17 @@ type device struct {
 // newDevice connects; with the cursors of another device it goes on where that was.
 func newDevice(t *testing.T, comet *daemon, mid int64, cursors *client.MemoryCursors, rooms ...string) *device {
 	t.Helper()
+	return newDeviceBeating(t, 10*time.Second, comet, mid, cursors, rooms...)
+}
+
+// newDeviceBeating is newDevice with another interval of heartbeats, whose answers
+// may tell of what is still on its way to the device.
+func newDeviceBeating(t *testing.T, every time.Duration, comet *daemon, mid int64, cursors *client.MemoryCursors, rooms ...string) *device {
+	t.Helper()
 	d := &device{t: t, cursors: cursors, wire: &tap{}, got: map[string][]client.Message{}, last: map[string]client.Cursor{}, resets: map[string]int{}}
 	var err error
 	d.Client, err = client.New(client.Config{
-		Address: "tcp://" + comet.addrs["tcp"], Auth: client.Auth{Mid: mid}, Cursors: cursors, Heartbeat: 10 * time.Second,
+		Address: "tcp://" + comet.addrs["tcp"], Auth: client.Auth{Mid: mid}, Cursors: cursors, Heartbeat: every, DialTimeout: patience,
 		Backoff: client.Backoff{Min: 20 * time.Millisecond, Max: time.Second},
 		NetDial: d.wire.dial,
 	})
@@ -74,7 +81,7 @@ func newDevice(t *testing.T, comet *daemon, mid int64, cursors *client.MemoryCur
 	t.Cleanup(d.stop)
 	select {
 	case <-entered:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("user %d does not get in", mid)
 	}
 	return d

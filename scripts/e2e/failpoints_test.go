@@ -25,7 +25,7 @@ func TestStoredMessagesUnderFailPoints(t *testing.T) {
 	died := 0
 	// The fail points are hit by chance; this is the one that the test is for.
 	between := func() int { return x.done["killed at job.after_append"] + x.done["killed at job.after_archive"] }
-	waitFor(t, time.Duration(deaths)*6*time.Second, func() error {
+	waitFor(t, time.Duration(deaths)*20*time.Second, func() error {
 		for _, kind := range []string{"job", "logic"} {
 			for i, s := range x.fleet.slots[kind] {
 				if !s.Ended() {

@@ -15,16 +15,17 @@ import (
 // new owner already. Nothing is lost, doubled or out of order.
 func TestFrozenJob(t *testing.T) {
 	c := newCluster(t)
+	c.patient()
 	logic := c.start("logic", "logic-1")
 	comets := []*daemon{c.start("comet", "comet-1"), c.start("comet", "comet-2")}
 	jobs := []*daemon{c.start("job", "job-1"), c.start("job", "job-2")}
 	hc := httpClient(t)
 	base := "http://" + logic.addrs["http"]
 	crowd := newCrowd(t, wire.V1, 40, 4, func() string { return comets[rand.IntN(2)].addrs["tcp"] })
-	crowd.waitConnected(20 * time.Second)
-	crowd.waitReachable(hc, base, 20*time.Second)
+	crowd.waitConnected(patience)
+	crowd.waitReachable(hc, base, patience)
 	for _, d := range jobs { // both have partitions
-		waitFor(t, 20*time.Second, func() error {
+		waitFor(t, patience, func() error {
 			if status, body, err := get(t.Context(), hc, "http://"+d.addrs["admin"]+"/readyz"); err != nil || status != 200 {
 				return fmt.Errorf("%s: %s %v", d.name, body, err)
 			}
@@ -35,7 +36,7 @@ func TestFrozenJob(t *testing.T) {
 	more := func(n int64) {
 		t.Helper()
 		was := l.sent.Load()
-		waitFor(t, 20*time.Second, func() error {
+		waitFor(t, patience, func() error {
 			if now := l.sent.Load() - was; now < n {
 				return fmt.Errorf("%d pushes; errors %v", now, l.why())
 			}
@@ -57,14 +58,14 @@ func TestFrozenJob(t *testing.T) {
 	}
 	frozen := time.Now()
 	more(500)
-	arrived(40 * time.Second) // the other one has its partitions
+	arrived(patience) // the other one has its partitions
 	t.Logf("frozen for %s", time.Since(frozen).Round(time.Millisecond))
 	if err := jobs[0].Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	more(2000)
 	l.stop()
-	waitFor(t, 30*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		if tally := crowd.tally(l); tally.missing > 0 {
 			return fmt.Errorf("%v", tally)
 		}
@@ -83,8 +84,8 @@ func TestFrozenJob(t *testing.T) {
 // comet were served all the time.
 func TestFrozenComet(t *testing.T) {
 	c := newCluster(t)
-	c.settings["logic"] = []string{"logic.lease_ttl=5s"}
-	c.settings["comet"] = []string{"comet.lease_interval=1s"}
+	c.patient()
+	c.settings["logic"] = append(c.settings["logic"], "logic.lease_ttl=15s") // shorter than how long the test waits, longer than a standstill
 	logic := c.start("logic", "logic-1")
 	comets := []*daemon{c.start("comet", "comet-1"), c.start("comet", "comet-2")}
 	job := c.start("job", "job-1")
@@ -92,13 +93,13 @@ func TestFrozenComet(t *testing.T) {
 	base := "http://" + logic.addrs["http"]
 	var others, all *crowd
 	others = newCrowd(t, wire.V1, 20, 0, func() string { return comets[0].addrs["tcp"] })
-	others.waitConnected(20 * time.Second)
-	others.waitReachable(hc, base, 20*time.Second)
+	others.waitConnected(patience)
+	others.waitReachable(hc, base, patience)
 	l := others.load(hc, 4, 2*time.Millisecond, func() []string { return []string{base} })
 	// Users of their own: the crowds have the same keys.
 	all = newCrowdOf(t, "frozen", 1000, wire.V1, 20, 4, func() string { return comets[1].addrs["tcp"] })
-	all.waitConnected(20 * time.Second)
-	all.waitReachable(hc, base, 20*time.Second)
+	all.waitConnected(patience)
+	all.waitReachable(hc, base, patience)
 	if err := comets[1].Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -110,20 +111,20 @@ func TestFrozenComet(t *testing.T) {
 		}
 	}
 	was := l.sent.Load()
-	waitFor(t, 20*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		if n := l.sent.Load() - was; n < 1000 {
 			return fmt.Errorf("%d pushes; errors %v", n, l.why())
 		}
 		return nil
 	})
-	waitFor(t, 30*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		status, answer, err := post(t.Context(), hc, base+"/v1/push", "application/json", `{"op":1000,"body":"x","targets":[{"key":"frozen-0"}]}`)
 		if err != nil || status != 202 || !containsState(answer, "offline") {
 			return fmt.Errorf("the lease has not ended: %d %s %v", status, answer, err)
 		}
 		return nil
 	})
-	waitFor(t, 30*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		if tally := others.tally(l); tally.missing > 200 {
 			return fmt.Errorf("clients of the other comet: %v", tally)
 		}
@@ -134,10 +135,10 @@ func TestFrozenComet(t *testing.T) {
 		t.Fatal(err)
 	}
 	thawed := time.Now()
-	all.waitReachable(hc, base, 20*time.Second)
+	all.waitReachable(hc, base, patience)
 	t.Logf("reachable %s after the thaw", time.Since(thawed).Round(time.Millisecond))
 	l.stop()
-	waitFor(t, 20*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		if tally := others.tally(l); tally.missing > 0 {
 			return fmt.Errorf("clients of the other comet: %v", tally)
 		}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
-	"time"
 
 	"github.com/perseid-im/perseid/pkg/wire"
 )
@@ -23,20 +22,20 @@ func TestFrozenRedis(t *testing.T) {
 	base := "http://" + logic.addrs["http"]
 	pick := func() string { return comets[rand.IntN(2)].addrs["tcp"] }
 	before := newCrowdOf(t, "before", 5000, wire.V1, 10, 0, pick)
-	before.waitConnected(20 * time.Second)
-	before.waitReachable(hc, base, 20*time.Second)
+	before.waitConnected(patience)
+	before.waitReachable(hc, base, patience)
 	c.redis.Pause()
 	crowd := newCrowd(t, wire.V1, sessions, 0, pick)
-	waitFor(t, 20*time.Second, func() error { // all were turned away, and have come again
+	waitFor(t, patience, func() error { // all were turned away, and have come again
 		if n := crowd.refused.Load(); n < sessions {
 			return fmt.Errorf("%d were turned away", n)
 		}
 		return nil
 	})
 	c.redis.Resume()
-	crowd.waitConnected(20 * time.Second)
-	crowd.waitReachable(hc, base, 20*time.Second)
-	before.waitReachable(hc, base, 20*time.Second)
+	crowd.waitConnected(patience)
+	crowd.waitReachable(hc, base, patience)
+	before.waitReachable(hc, base, patience)
 	if n := before.connects.Load(); n != 10 {
 		t.Errorf("%d connections of those who were there before, want 10", n)
 	}

@@ -18,6 +18,7 @@ import (
 // than a moment, nothing that was accepted is lost or comes twice.
 func TestLogicIsKilledUnderLoad(t *testing.T) {
 	c := newCluster(t)
+	c.patient()
 	logics := []*daemon{c.start("logic", "logic-1"), c.start("logic", "logic-2")}
 	comets := []*daemon{c.start("comet", "comet-1"), c.start("comet", "comet-2")}
 	job := c.start("job", "job-1")
@@ -25,17 +26,9 @@ func TestLogicIsKilledUnderLoad(t *testing.T) {
 	base := "http://" + logics[1].addrs["http"]
 	pick := func() string { return comets[rand.IntN(2)].addrs["tcp"] }
 	crowd := newCrowd(t, wire.V1, 40, 0, pick)
-	crowd.waitConnected(20 * time.Second)
-	crowd.waitReachable(hc, base, 20*time.Second)
-	// A job counts when the comet has answered, which may be after the client
-	// has its message; those of a key and a user of each are counted first.
-	var before map[string]float64
-	waitFor(t, 20*time.Second, func() error {
-		if _, before = outcomes(t, hc, job); before["delivered"] < 80 {
-			return fmt.Errorf("%g of 80 probes are counted", before["delivered"])
-		}
-		return nil
-	})
+	crowd.waitConnected(patience)
+	crowd.waitReachable(hc, base, patience)
+	_, before := crowd.counted(hc, job)
 	l := crowd.load(hc, 8, 2*time.Millisecond, func() []string { return []string{base} })
 
 	// Others come and go.
@@ -65,7 +58,7 @@ func TestLogicIsKilledUnderLoad(t *testing.T) {
 	progress := func() {
 		t.Helper()
 		a, s := auths.Load(), l.sent.Load()
-		waitFor(t, 20*time.Second, func() error {
+		waitFor(t, patience, func() error {
 			if auths.Load()-a < 300 || l.sent.Load()-s < 500 {
 				return fmt.Errorf("%d auths, %d pushes, refused %d, errors %v", auths.Load()-a, l.sent.Load()-s, refused.Load(), l.why())
 			}
@@ -86,14 +79,20 @@ func TestLogicIsKilledUnderLoad(t *testing.T) {
 	if n := refused.Load(); n > 0 {
 		t.Errorf("%d auths were refused", n)
 	}
-	waitFor(t, 20*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		if tally := crowd.tally(l); tally.missing > 0 {
 			return fmt.Errorf("%v", tally)
 		}
 		return nil
 	})
 	tally := crowd.tally(l)
-	_, by := outcomes(t, hc, job)
+	var by map[string]float64
+	waitFor(t, patience, func() (err error) {
+		if _, by = outcomes(t, hc, job); by["delivered"]-before["delivered"] < float64(tally.accepted) {
+			err = fmt.Errorf("%g counted as delivered, %d accepted", by["delivered"]-before["delivered"], tally.accepted)
+		}
+		return err
+	})
 	t.Logf("%v; outcomes %v", tally, by)
 	if tally.duplicates+tally.inversions > 0 || l.failed.Load() > 0 || crowd.connects.Load() != 40 {
 		t.Errorf("%v, %d pushes failed (%v), %d connections", tally, l.failed.Load(), l.why(), crowd.connects.Load())
@@ -108,6 +107,7 @@ func TestLogicIsKilledUnderLoad(t *testing.T) {
 // leases, and clean stops work as before.
 func TestDiscoveryStaysAway(t *testing.T) {
 	c := newCluster(t)
+	c.patient()
 	discovery := testdeps.DiscoveryServer(t)
 	c.discovery = discovery.Addr
 	logics := []*daemon{c.start("logic", "logic-1"), c.start("logic", "logic-2")}
@@ -122,8 +122,8 @@ func TestDiscoveryStaysAway(t *testing.T) {
 		}
 		return comets[rand.IntN(2)].addrs["tcp"]
 	})
-	crowd.waitConnected(20 * time.Second)
-	crowd.waitReachable(hc, base, 20*time.Second)
+	crowd.waitConnected(patience)
+	crowd.waitReachable(hc, base, patience)
 	discovery.Kill()
 	l := crowd.load(hc, 4, 2*time.Millisecond, func() []string { return []string{base} })
 
@@ -138,10 +138,10 @@ func TestDiscoveryStaysAway(t *testing.T) {
 	if err := comets[1].Stop(); err != nil {
 		t.Errorf("comet-2 did not stop in good order: %v\n%s", err, comets[1].log.tail(2000))
 	}
-	crowd.waitConnected(20 * time.Second)
-	crowd.waitReachable(hc, base, 40*time.Second) // the dead job's partitions move first
+	crowd.waitConnected(patience)
+	crowd.waitReachable(hc, base, patience) // the dead job's partitions move first
 	was := l.sent.Load()
-	waitFor(t, 20*time.Second, func() error {
+	waitFor(t, patience, func() error {
 		if n := l.sent.Load() - was; n < 500 {
 			return fmt.Errorf("%d pushes; errors %v", n, l.why())
 		}

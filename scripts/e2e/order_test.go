@@ -92,6 +92,8 @@ func TestOrderAndNoLossWhileJobsComeAndGo(t *testing.T) {
 		pushes = 10_000
 	}
 	c := newCluster(t)
+	c.patient()
+	c.settings["job"] = append(c.settings["job"], "job.dispatch_timeout=1m")
 	logics := []*daemon{c.start("logic", "logic-1"), c.start("logic", "logic-2")}
 	comets := []*daemon{c.start("comet", "comet-1"), c.start("comet", "comet-2")}
 	jobs := []*daemon{c.start("job", "job-1"), c.start("job", "job-2")}

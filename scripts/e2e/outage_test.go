@@ -22,13 +22,13 @@ func TestRedisRestartsEmpty(t *testing.T) {
 	hc := httpClient(t)
 	base := "http://" + logic.addrs["http"]
 	crowd := newCrowd(t, wire.V1, sessions, rooms, func() string { return comets[rand.IntN(2)].addrs["tcp"] })
-	crowd.waitConnected(20 * time.Second)
-	crowd.waitReachable(hc, base, 20*time.Second)
+	crowd.waitConnected(patience)
+	crowd.waitReachable(hc, base, patience)
 
 	for _, how := range []string{"while it is away for a moment", "longer than the leases"} {
 		c.redis.Kill()
 		if how == "longer than the leases" {
-			waitFor(t, 30*time.Second, func() error {
+			waitFor(t, patience, func() error {
 				for _, d := range comets {
 					if status, body, err := get(t.Context(), hc, "http://"+d.addrs["admin"]+"/readyz"); err != nil || status == 200 {
 						return fmt.Errorf("%s without a lease is ready: %s %v", d.name, body, err)
@@ -39,9 +39,9 @@ func TestRedisRestartsEmpty(t *testing.T) {
 		}
 		c.redis.Restart()
 		began := time.Now()
-		crowd.waitReachable(hc, base, 15*time.Second)
+		crowd.waitReachable(hc, base, patience)
 		t.Logf("%s: all %d sessions were reachable by key, user and room after %s", how, sessions, time.Since(began).Round(time.Millisecond))
-		waitFor(t, 15*time.Second, func() error {
+		waitFor(t, patience, func() error {
 			if _, total, err := get(t.Context(), hc, base+"/goim/online/total"); err != nil || !strings.Contains(total, fmt.Sprintf(`"conn_count":%d`, sessions)) {
 				return fmt.Errorf("online/total: %s %v", total, err)
 			}

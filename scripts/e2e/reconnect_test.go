@@ -24,6 +24,7 @@ func TestReconnectRace(t *testing.T) {
 		reconnects = 1_000
 	}
 	c := newCluster(t)
+	c.patient()
 	logic := c.start("logic", "logic-1")
 	comets := []*daemon{c.start("comet", "comet-1"), c.start("comet", "comet-2")}
 	c.start("job", "job-1")
@@ -118,7 +119,7 @@ func TestReconnectRace(t *testing.T) {
 			if status, answer, err := post(ctx, hc, "http://"+logic.addrs["http"]+"/goim/push/"+q, "text/plain", q); err != nil || status != 200 {
 				t.Fatalf("%s: %d %s %v", q, status, answer, err)
 			}
-			waitFor(t, 30*time.Second, func() error { return expect(s, q) })
+			waitFor(t, patience, func() error { return expect(s, q) })
 		}
 	}
 	t.Logf("%d reconnects: all %d live sessions are reachable by key and by user", reconnects, keys)
