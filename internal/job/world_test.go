@@ -22,7 +22,7 @@ import (
 )
 
 // patience is how long a condition may take on a loaded machine.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // checkFor waits until f is content.
 func checkFor(t testing.TB, what string, f func() error) {
@@ -132,7 +132,8 @@ func testConfig() job.Config {
 	cfg := job.DefaultConfig()
 	cfg.NodeRefresh = 100 * time.Millisecond
 	cfg.RetryMin, cfg.RetryMax = 2*time.Millisecond, 50*time.Millisecond
-	cfg.RouteTimeout = 500 * time.Millisecond
+	// A pause of the process is no outage, except where a test means one.
+	cfg.ConnectTimeout, cfg.RouteTimeout = patience, patience/2
 	cfg.DispatchTimeout = patience
 	return cfg
 }
@@ -165,12 +166,7 @@ func (w *world) job(cfg job.Config) *testJob {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	tj := &testJob{
-		Job: j, t: w.t, metrics: metrics,
-		dispatched: metrics.Counter("perseid_dispatch_total",
-			"", "outcome", job.OutcomeNames[:]),
-		laneBytes: metrics.PlainGauge("perseid_lane_queue_bytes", ""),
-	}
+	tj := newTestJob(w.t, j, metrics)
 	w.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
@@ -180,6 +176,15 @@ func (w *world) job(cfg job.Config) *testJob {
 		tj.wg.Wait()
 	})
 	return tj
+}
+
+func newTestJob(t testing.TB, j *job.Job, metrics *obs.Metrics) *testJob {
+	return &testJob{
+		Job: j, t: t, metrics: metrics,
+		dispatched: metrics.Counter("perseid_dispatch_total",
+			"", "outcome", job.OutcomeNames[:]),
+		laneBytes: metrics.PlainGauge("perseid_lane_queue_bytes", ""),
+	}
 }
 
 // running is a worker on a claim.
