@@ -122,10 +122,14 @@ func TestLogicOutage(t *testing.T) {
 				if n := w.logics[0].called() + w.logics[1].called() - before; n < 5 {
 					return fmt.Errorf("%d attempts", n)
 				}
+				// An answer from before may be told last, once.
+				if j.Ready(t.Context()) == nil {
+					return errors.New("ready without logic")
+				}
 				return nil
 			})
-			if p.behind() == nil || j.Ready(t.Context()) == nil {
-				t.Error("committed or ready without logic")
+			if p.behind() == nil {
+				t.Error("committed without logic")
 			}
 			for _, l := range w.logics {
 				l.set("")
@@ -135,9 +139,8 @@ func TestLogicOutage(t *testing.T) {
 				t.Error(err)
 			}
 			j.wantOutcomes(map[job.Outcome]uint64{job.Delivered: 11})
-			if err := j.Ready(t.Context()); err != nil {
-				t.Errorf("not ready: %v", err)
-			}
+			// A call that hung may fail after one that was answered.
+			checkFor(t, "ready", func() error { return j.Ready(t.Context()) })
 		})
 	}
 }
@@ -176,8 +179,10 @@ func TestRevokeDuringLogicOutage(t *testing.T) {
 	}
 	_, p, r := w.one(testConfig())
 	p.append(text("k:k", 0), message.ToKey("k"))
-	checkFor(t, "asked", func() error {
-		if w.logics[0].called()+w.logics[1].called() < 2 { // one may be the refresh of the comets
+	checkFor(t, "taken", func() error { // to count calls is not enough: the comets are refreshed, too
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.next == 0 {
 			return errors.New("not yet")
 		}
 		return nil

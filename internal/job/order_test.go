@@ -135,6 +135,14 @@ func (w *world) misbehave(rng *rand.Rand, stop <-chan struct{}) {
 	}
 }
 
+// repeats is how many pushes reached a comet once more.
+func (w *world) repeats() (n int) {
+	for _, c := range w.comets {
+		c.set(func() { n += c.repeats })
+	}
+	return n
+}
+
 func TestOrderUnderBrokenStreamsAndSlowComets(t *testing.T) {
 	w := newWorld(t, "a", "b")
 	tr := newTraffic(w, "a", "b")
@@ -151,12 +159,13 @@ func TestOrderUnderBrokenStreamsAndSlowComets(t *testing.T) {
 		w.misbehave(rand.New(rand.NewPCG(1, 2)), stop)
 	}()
 	var producers sync.WaitGroup
+	deadline := time.Now().Add(patience)
 	for i := range 4 {
 		producers.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(i), 7))
-			for range 1500 {
+			for n := 0; n < 1500 || w.repeats() == 0 && time.Now().Before(deadline); n++ {
 				tr.push(rng)
-				if rng.IntN(20) == 0 {
+				if n > 1500 || rng.IntN(20) == 0 {
 					<-time.After(time.Millisecond) // spreads the pushes over the misbehaviour
 				}
 			}
@@ -167,11 +176,7 @@ func TestOrderUnderBrokenStreamsAndSlowComets(t *testing.T) {
 	<-stopped
 	tr.committed()
 	tr.check()
-	repeats := 0
-	for _, c := range w.comets {
-		repeats += c.repeats
-	}
-	if repeats == 0 {
+	if w.repeats() == 0 {
 		t.Error("no push was sent again: the streams never broke at a bad moment")
 	}
 	for _, o := range []job.Outcome{job.NotHere, job.Unreachable, job.Slow, job.Offline} {
@@ -214,11 +219,14 @@ func TestRevokeInFlightThenReplayElsewhere(t *testing.T) {
 	for range 1500 {
 		tr.push(rng)
 	}
-	checkFor(t, "pushes without an answer", func() error {
-		if first.laneBytes.Value() == 0 {
-			return fmt.Errorf("none")
-		}
-		return nil
+	checkFor(t, "pushes without an answer", func() (err error) {
+		b := w.comets["b"]
+		b.set(func() {
+			if b.waiting == 0 {
+				err = fmt.Errorf("none")
+			}
+		})
+		return err
 	})
 	for _, r := range workers {
 		r.revoke()

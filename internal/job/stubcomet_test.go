@@ -40,6 +40,7 @@ type stubComet struct {
 
 	mu          sync.Mutex
 	server      *grpc.Server
+	listener    net.Listener
 	incarnation uint64
 	guard       map[guardKey]int64
 	sessions    map[uint64]bool
@@ -52,6 +53,7 @@ type stubComet struct {
 	lanes       map[context.Context]context.CancelFunc
 	follows     int           // Rooms streams so far
 	gate        chan struct{} // not nil: batches wait before they are applied
+	waiting     int           // batches that do
 	delay       time.Duration // per batch
 	mute        int           // so many batches are applied and then the stream breaks without an answer
 	forget      bool          // answers without outcomes
@@ -72,7 +74,7 @@ func newStubComet(t testing.TB, name string) *stubComet {
 		rooms: map[string]map[uint64]bool{},
 	}
 	c.reset()
-	c.start("127.0.0.1:0")
+	c.start()
 	t.Cleanup(c.stop)
 	return c
 }
@@ -85,18 +87,20 @@ func (c *stubComet) reset() {
 	c.lanes = map[context.Context]context.CancelFunc{}
 }
 
-func (c *stubComet) start(addr string) {
-	var lis net.Listener
-	checkFor(c.t, "listening", func() error {
-		var err error
-		lis, err = net.Listen("tcp", addr)
-		return err
-	})
+func (c *stubComet) start() {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.serve(lis)
+}
+
+func (c *stubComet) serve(lis net.Listener) {
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(16<<20),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}))
 	cometv1.RegisterCometServer(server, c)
 	c.mu.Lock()
-	c.server, c.addr = server, lis.Addr().String()
+	c.server, c.listener, c.addr = server, lis, lis.Addr().String()
 	c.mu.Unlock()
 	go func() { _ = server.Serve(lis) }()
 }
@@ -105,6 +109,9 @@ func (c *stubComet) stop() {
 	c.mu.Lock()
 	server, gate := c.server, c.gate
 	c.server, c.gate = nil, nil
+	for _, cancel := range c.lanes { // what waits at the gate is not applied
+		cancel()
+	}
 	c.mu.Unlock()
 	if gate != nil {
 		select {
@@ -119,14 +126,27 @@ func (c *stubComet) stop() {
 }
 
 // restart is the death of this life and the birth of the next at its address.
+// Somebody listens there all the time: a refusal would be a death to the job,
+// and the address could go to another process.
 func (c *stubComet) restart() {
+	c.mu.Lock()
+	lis := c.listener.(*net.TCPListener)
+	c.mu.Unlock()
+	file, err := lis.File()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer file.Close()
+	next, err := net.FileListener(file)
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	c.stop()
 	c.mu.Lock()
 	c.incarnation++
 	c.reset()
-	addr := c.addr
 	c.mu.Unlock()
-	c.start(addr)
+	c.serve(next)
 }
 
 // hold makes batches wait; the result lets them go on.
@@ -158,14 +178,16 @@ func (c *stubComet) set(change func()) {
 	change()
 }
 
-// breakStreams ends all streams from this side.
-func (c *stubComet) breakStreams() {
+// breakStreams ends all streams from this side. It returns how many Rooms
+// streams there were so far.
+func (c *stubComet) breakStreams() (follows int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, cancel := range c.lanes {
 		cancel()
 	}
 	c.breakRooms()
+	return c.follows
 }
 
 // breakRooms ends the room indexes; mu is held.
@@ -186,7 +208,7 @@ func (c *stubComet) followed(n int) error {
 }
 
 // join puts a session into a room as a comet does: when the room was empty, it
-// returns after every connected job has acknowledged it, or a second.
+// returns after every connected job has acknowledged it.
 func (c *stubComet) join(session uint64, room string) {
 	c.mu.Lock()
 	first := len(c.rooms[room]) == 0
@@ -204,7 +226,7 @@ func (c *stubComet) join(session uint64, room string) {
 		watchers = append(watchers, w)
 	}
 	c.mu.Unlock()
-	deadline := time.After(time.Second)
+	deadline := time.After(patience)
 	for _, w := range watchers {
 		for {
 			c.mu.Lock()
@@ -216,7 +238,7 @@ func (c *stubComet) join(session uint64, room string) {
 			select {
 			case <-changed:
 			case <-deadline:
-				c.t.Error("a job did not acknowledge a room within a second")
+				c.t.Error("a job did not acknowledge a room")
 				return
 			}
 		}
@@ -309,9 +331,13 @@ func (c *stubComet) apply(ctx context.Context, hello *cometv1.Hello, incarnation
 	gate, delay := c.gate, c.delay
 	c.mu.Unlock()
 	if gate != nil {
+		c.set(func() { c.waiting++ })
 		select {
 		case <-gate:
 		case <-ctx.Done():
+		}
+		c.set(func() { c.waiting-- })
+		if ctx.Err() != nil {
 			return nil, broken
 		}
 	}
