@@ -89,6 +89,7 @@ func TestRouteStored(t *testing.T) {
 	checkLeaks(t)
 	l := newLogic(t, "a")
 	c := newClient(t, newDirectory(t, l))
+	listInForce(t, c)
 	items := []job.RouteItem{
 		{Mids: []int64{42}, Stored: &timeline.Record{Offset: 20, Message: storedMessage, Timelines: []message.Timeline{"u:42"}}},
 		{Keys: []string{"k"}},
