@@ -76,8 +76,9 @@ func TestJobsComeAndGoOnKafka(t *testing.T) {
 	cfg.Brokers = cluster.ListenAddrs()
 	cfg.Partitions = partitions
 	cfg.CommitInterval = 20 * time.Millisecond
-	cfg.SessionTimeout, cfg.HeartbeatInterval = 6*time.Second, 100*time.Millisecond
-	cfg.RebalanceTimeout, cfg.FinishTimeout = 12*time.Second, 5*time.Second
+	cfg.SessionTimeout, cfg.HeartbeatInterval = 20*time.Second, 100*time.Millisecond
+	cfg.RebalanceTimeout, cfg.FinishTimeout = 40*time.Second, 20*time.Second
+	cfg.DialTimeout, cfg.RequestTimeout, cfg.OutageTimeout = patience, patience, 2*patience
 	log := slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()

@@ -161,36 +161,56 @@ func TestAppendTooLarge(t *testing.T) {
 
 func TestAppendEndsWithItsContext(t *testing.T) {
 	leakcheck.Check(t)
-	k := fakeKafka(t)
+	dir, port := t.TempDir(), freePort(t)
+	start := func() *kfake.Cluster {
+		return fakeKafka(t, kfake.Ports(port), kfake.DataDir(dir))
+	}
+	k := start()
 	cfg := testConfig(t, k.ListenAddrs()...)
-	cfg.OutageTimeout = time.Second
+	cfg.OutageTimeout = 2 * patience
 	cfg.MaxRecordBytes, cfg.MaxBufferedBytes = 4096, 8192
 	ensure(t, cfg)
 	p := connected(t, cfg)
 	appendTo(t, p, "warm", message.ToUser(1))
 	k.Close()
 
-	full := 0
-	for i := range 6 {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
-		err := p.Append(ctx, message.Message{Body: make([]byte, 3000)}, onPartition(int32(i%4), cfg.Partitions, 1))
-		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatalf("Append without a broker: %v", err)
+	fits := func(bytes int64) bool {
+		ok := p.sender.buffered.TryAcquire(bytes)
+		if ok {
+			p.sender.buffered.Release(bytes)
 		}
-		if strings.Contains(err.Error(), "is full") { // in all, or that of the partition
-			full++
-		}
+		return ok
+	}
+	send := func(ctx context.Context, i int) error {
+		return p.Append(ctx, message.Message{Body: make([]byte, 3000)}, onPartition(int32(i%4), cfg.Partitions, 1))
 	}
 	// 8192 bytes hold two such records, whatever becomes of their callers.
-	if full != 4 {
-		t.Errorf("%d of 6 messages did not fit, want 4", full)
+	for i := range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- send(ctx, i) }()
+		eventually(t, "it is in the buffer", func() bool { return !fits(8192 - int64(i)*4096) })
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "is full") {
+			t.Fatalf("Append without a broker: %v", err)
+		}
+	}
+	for i := 2; i < 6; i++ {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+		err := send(ctx, i)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "is full") { // in all, or that of the partition
+			t.Fatalf("Append to a full buffer: %v", err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
 	if err := p.Ping(ctx); err == nil {
 		t.Error("Ping without a broker succeeds")
 	}
+	k = start() // takes what waits, so that Close need not wait for the outage
+	closeProducer(t, p)
+	k.Close()
 }
 
 // Messages of one caller are in order and once in the log, although the broker
@@ -266,6 +286,7 @@ func TestPartitionWithoutALeaderStopsOnlyItself(t *testing.T) {
 			k := fakeKafka(t)
 			cfg := testConfig(t, k.ListenAddrs()...)
 			cfg.MaxBufferedBytes = 2_000_000
+			cfg.OutageTimeout = 4 * patience
 			ensure(t, cfg)
 			p := connected(t, cfg)
 			stuck, others := onPartition(0, cfg.Partitions, 1), onPartition(1, cfg.Partitions, 1)
@@ -284,7 +305,7 @@ func TestPartitionWithoutALeaderStopsOnlyItself(t *testing.T) {
 				})
 			}
 			waiting.Wait()
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // of an outage of 40 s
+			ctx, cancel := context.WithTimeout(t.Context(), patience) // a quarter of the outage
 			defer cancel()
 			if err := p.Ping(ctx); err != nil {
 				t.Errorf("not ready for the other partitions: %v", err)
