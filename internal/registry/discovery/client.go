@@ -62,6 +62,7 @@ func (a answer) err(path string) error {
 type client struct {
 	nodes []string
 	http  *http.Client
+	limit time.Duration // requestTimeout; longer in tests whose server may be slow
 	log   *slog.Logger
 	// recovered is called when a server answers after one did not: servers may
 	// have lost what they knew.
@@ -83,6 +84,7 @@ type outage struct {
 func newClient(nodes []string, first int, log *slog.Logger, recovered func()) *client {
 	return &client{
 		nodes:     nodes,
+		limit:     requestTimeout,
 		log:       log,
 		recovered: recovered,
 		current:   first % len(nodes),
@@ -154,7 +156,7 @@ func (c *client) once(ctx context.Context, node int, path, method string, form u
 }
 
 func (c *client) exchange(ctx context.Context, node int, path, method string, form url.Values, hold time.Duration) (answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout+hold)
+	ctx, cancel := context.WithTimeout(ctx, c.limit+hold)
 	defer cancel()
 	address, body := "http://"+c.nodes[node]+path, io.Reader(nil)
 	if method == http.MethodGet {

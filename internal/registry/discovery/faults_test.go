@@ -31,7 +31,7 @@ func TestServerDownAtStart(t *testing.T) {
 		t.Errorf("GetService: %v, want an error with the server's address", err)
 	}
 	mustRegister(t, d, node(t.Name(), 1))
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > within/2 { // the server comes after this
 		t.Errorf("the calls took %v", took)
 	}
 	if err := d.Ready(); err == nil {
@@ -51,7 +51,7 @@ func TestServerDownAtStart(t *testing.T) {
 		w.Await(within, registrytest.Addresses(1)...)
 	}
 	eventually(t, "ready", func() bool { return d.Ready() == nil })
-	if n := text.count("does not answer"); n != 1 {
+	if n, reminders := text.count("does not answer"), int(time.Since(start)/reminderEvery); n < 1 || n > 1+reminders {
 		t.Errorf("the outage was logged %d times:\n%s", n, text.text.String())
 	}
 	for _, want := range []string{"waits for a discovery server", "answers again", s.address} {
@@ -99,7 +99,6 @@ func TestLostRegistrationIsRenewed(t *testing.T) {
 	d, other := openLogging(t, slog.New(slog.NewTextHandler(text, nil)), []string{shared.address}, renewEvery(time.Second)), open(t, []string{shared.address})
 	mustRegister(t, d, node(t.Name(), 1))
 	mustDeregister(t, other, node(t.Name(), 1)) // behind its back: the next renewal is answered -404
-	mustGet(t, other, t.Name(), 0)
 	eventually(t, "registered again", func() bool {
 		instances, err := other.GetService(t.Context(), t.Name())
 		return err == nil && len(instances) == 1
@@ -116,7 +115,7 @@ func TestMissingInstancesAreKeptForAWhile(t *testing.T) {
 	s := newServer(t)
 	s.start(t)
 	nodes := []string{s.address}
-	live, watching := open(t, nodes, renewEvery(time.Second)), open(t, nodes, renewEvery(2*time.Second), pollFor(time.Second))
+	live, watching := open(t, nodes, renewEvery(time.Second)), open(t, nodes, renewEvery(8*time.Second), pollFor(time.Second)) // 12 s for live to come back
 	mustRegister(t, live, node(t.Name(), 1))
 	registerDead(t, live, t.Name(), 2)
 	w := registrytest.Watch(t, watching, t.Name())
@@ -374,13 +373,15 @@ func TestSilentServer(t *testing.T) {
 	defer listener.Close()
 	d := open(t, []string{listener.Addr().String()})
 	start := time.Now()
-	if _, err := d.GetService(t.Context(), t.Name()); err == nil || time.Since(start) > 2*requestTimeout {
+	d.client.limit = requestTimeout
+	if _, err := d.GetService(t.Context(), t.Name()); err == nil || time.Since(start) > within/2 {
 		t.Errorf("GetService: %v after %v", err, time.Since(start))
 	}
+	d.client.limit = 2 * within
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	start = time.Now()
-	if err := d.Register(ctx, node(t.Name(), 1)); err != nil || time.Since(start) > requestTimeout {
+	if err := d.Register(ctx, node(t.Name(), 1)); err != nil || time.Since(start) > within {
 		t.Errorf("Register: %v after %v, want the deadline of the caller", err, time.Since(start))
 	}
 	w := registrytest.Watch(t, d, t.Name())
@@ -390,7 +391,7 @@ func TestSilentServer(t *testing.T) {
 			t.Error("Close: no word about the registration it left")
 		}
 	})
-	if took := time.Since(start); took > requestTimeout/2 {
+	if took := time.Since(start); took > within {
 		t.Errorf("Close took %v after its context had ended", took)
 	}
 }

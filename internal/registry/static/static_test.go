@@ -91,7 +91,7 @@ func TestSuite(t *testing.T) {
 		return registrytest.Fixture{
 			Directory: d,
 			Service:   directory.Comet,
-			Within:    5 * time.Second,
+			Within:    time.Minute,
 			Set: func(t *testing.T, ports ...int) {
 				if err := d.Set(directory.Comet, registrytest.Addresses(ports...)); err != nil {
 					t.Fatal(err)
