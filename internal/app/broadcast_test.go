@@ -23,7 +23,7 @@ type progress struct {
 
 func request(t *testing.T, method, url string) (int, string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
@@ -68,7 +68,7 @@ func waitProgress(t *testing.T, url, what string, ok func(progress) bool) (p pro
 // rest of the clients get nothing of it, its record is committed, and the next
 // push reaches everybody.
 func TestPushToAllIsFollowedAndCanceled(t *testing.T) {
-	const clients, speed = 200, 20 // would take 10 s
+	const clients, speed = 200, 2 // would take 100 s: the machine may pause before the cancel
 	addrs := startAllInOne(t)
 	base := "http://" + addrs["http"]
 	conns := make([]*goimClient, clients)

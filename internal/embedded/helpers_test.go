@@ -31,7 +31,7 @@ func startTestKafka(t *testing.T, cfg Config) *Kafka {
 
 func closeKafka(t *testing.T, k *Kafka) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second) // also in a cleanup
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute) // also in a cleanup
 	defer cancel()
 	if err := k.Close(ctx); err != nil {
 		t.Error(err)
@@ -46,6 +46,7 @@ func clientConfig() *sarama.Config {
 	cfg.Producer.Return.Successes = true
 	cfg.Producer.Partitioner = sarama.NewManualPartitioner
 	cfg.Consumer.Offsets.Initial = sarama.OffsetOldest
+	cfg.Consumer.Group.Session.Timeout = time.Minute // a pause of the process is no end
 	return cfg
 }
 
@@ -108,7 +109,7 @@ func wantRecords(t *testing.T, addr string, partition int32, n int64) {
 			if record.Offset != offset || string(record.Value) != value(partition, offset) {
 				t.Fatalf("record %d is %q at %d", offset, record.Value, record.Offset)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("record %d of partition %d does not come", offset, partition)
 		}
 	}
@@ -128,7 +129,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !done(); <-poll.C {
+	for deadline := time.Now().Add(time.Minute); !done(); <-poll.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("never happened: %s", what)
 		}

@@ -34,7 +34,7 @@ func TestCheckIdle(t *testing.T) {
 		return ours, theirs
 	}
 	await := func(conn net.Conn) (err error) {
-		for deadline := time.Now().Add(10 * time.Second); err == nil && time.Now().Before(deadline); runtime.Gosched() {
+		for deadline := time.Now().Add(time.Minute); err == nil && time.Now().Before(deadline); runtime.Gosched() {
 			err = checkIdle(conn)
 		}
 		return err
@@ -116,7 +116,7 @@ func TestConnectionsToAReplicaAreNotUsedAgain(t *testing.T) {
 				}()
 			}
 		}()
-		pool := NewPool(Config{Addr: listener.Addr().String(), PoolSize: 4, PoolIdle: 4, DialTimeout: time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second})
+		pool := NewPool(Config{Addr: listener.Addr().String(), PoolSize: 4, PoolIdle: 4, DialTimeout: time.Minute, ReadTimeout: time.Minute, WriteTimeout: time.Minute})
 		defer pool.Close()
 		var idle []redis.Conn
 		for range old {
