@@ -21,24 +21,36 @@ type progress struct {
 	Outcomes struct{ Delivered, Filtered, Slow, Canceled int64 }
 }
 
+// request asks for what may be asked twice. It does so while a pause of the
+// machine costs the connection or the time for an answer.
 func request(t *testing.T, method, url string) (int, string) {
 	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; <-time.After(20 * time.Millisecond) {
+		status, answer, err := requestOnce(t, method, url)
+		if (err != nil || status == http.StatusServiceUnavailable) && time.Now().Before(deadline) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status, answer
+	}
+}
+
+func requestOnce(t *testing.T, method, url string) (int, string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, string(answer)
+	return resp.StatusCode, string(answer), err
 }
 
 // waitProgress asks until the answer is as it shall be.

@@ -14,13 +14,26 @@ import (
 	"github.com/perseid-im/perseid/internal/logic/callback"
 )
 
-// postKey is post of JSON with an Idempotency-Key.
+// postKey is post of JSON with an Idempotency-Key. As a caller shall, it repeats
+// what has a key while a pause of the machine costs the connection or the time.
 func postKey(t *testing.T, url, key, body string) (int, string) {
 	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; <-time.After(20 * time.Millisecond) {
+		status, answer, err := postOnce(t, url, key, body)
+		if key != "" && (err != nil || status == http.StatusServiceUnavailable) && time.Now().Before(deadline) {
+			continue
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return status, answer
+	}
+}
+
+func postOnce(t *testing.T, url, key, body string) (int, string, error) {
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
-		t.Error(err)
-		return 0, ""
+		return 0, "", err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	if key != "" {
@@ -28,15 +41,11 @@ func postKey(t *testing.T, url, key, body string) (int, string) {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		t.Error(err)
-		return 0, ""
+		return 0, "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Error(err)
-	}
-	return resp.StatusCode, string(answer)
+	return resp.StatusCode, string(answer), err
 }
 
 type keptPage struct {
