@@ -143,7 +143,7 @@ func TestChaosControls(t *testing.T) {
 			// Symptom: goroutines were left. Cause: all seeds were one test, so the
 			// world of the first still ran when that of the second was checked.
 			for seed, wrong := uint64(0), ""; wrong == ""; seed++ {
-				if seed == 20 {
+				if seed == 60 { // on a busy machine two of three are too slow to go wrong
 					t.Fatal("nothing went wrong without the rule")
 				}
 				t.Run(fmt.Sprint(seed), func(t *testing.T) { wrong = chaos(t, seed, 40, without) })
