@@ -108,8 +108,9 @@ func await(before map[string]string, patience time.Duration) []string {
 	for deadline := time.Now().Add(patience); ; <-poll.C {
 		// Idle connections of the default client are a cache, not a leak.
 		http.DefaultClient.CloseIdleConnections()
+		late := time.Now().After(deadline) // before the look: the process may be stopped behind it
 		left := started(before, goroutines())
-		if len(left) == 0 || time.Now().After(deadline) {
+		if len(left) == 0 || late {
 			return left
 		}
 	}
