@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -66,18 +67,27 @@ func connect(t *testing.T, s *scripted) (job.Link, context.Context) {
 		keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	cometv1.RegisterCometServer(server, s)
 	go func() { _ = server.Serve(lis) }()
-	link := New().Link(job.Node{Name: "comet-1", Incarnation: 7, Addr: lis.Addr().String()})
+	made := New().Link(job.Node{Name: "comet-1", Incarnation: 7, Addr: lis.Addr().String()})
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(func() {
 		cancel()
 		for range 2 {
-			if err := link.Close(); err != nil {
+			if err := made.Close(); err != nil {
 				t.Error(err)
 			}
 		}
 		server.Stop()
 	})
-	return link, ctx
+	// A call on a connection whose making was held up for its timeout fails
+	// before the server sees it.
+	conn := made.(*link).conn
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		conn.Connect()
+		if !conn.WaitForStateChange(ctx, state) {
+			t.Fatalf("the connection is %v", state)
+		}
+	}
+	return made, ctx
 }
 
 func welcome(name string, incarnation uint64) *cometv1.DispatchReply {
