@@ -46,7 +46,7 @@ type Storage interface {
 	// its first sync. With full, the results answer only the items before the
 	// first that found no space: move those, wait, ask again for the rest.
 	RouteStored(ctx context.Context, f timeline.Fold, items []RouteItem) (routes Routes, full bool, err error)
-	// Archive makes rows durable, in order; nil = all are.
+	// Archive makes rows durable, in order, and known to the window; nil = all are.
 	Archive(ctx context.Context, a timeline.Archiving) error
 }
 

@@ -141,6 +141,32 @@ func TestNothingCompletesBeforeItIsArchived(t *testing.T) {
 	}
 }
 
+// Symptom: a caller with wait=stored was never told that its message is stored,
+// however often it asked again, until the next message of that timeline. Cause:
+// a batch whose rows were written was done, also when the window could not be
+// told, and whether a message is stored is what the window knows.
+func TestNothingCompletesBeforeTheWindowKnows(t *testing.T) {
+	w, _ := storing(t, nil)
+	var refused atomic.Int32
+	w.store.window.SetFault(func(method string) (bool, error) {
+		if method == "MarkArchived" && refused.Add(1) <= 3 {
+			return false, errStorage
+		}
+		return true, nil
+	})
+	_, p, _ := w.one(testConfig())
+	m := kept("u:42", 0)
+	p.append(m, message.ToUser(42))
+	committed(t, p)
+	at, stored, err := w.store.store.Find(t.Context(), "u:42", m.ID)
+	if at != (timeline.Position{Epoch: timeline.FirstEpoch, Seq: 1}) || !stored || err != nil {
+		t.Errorf("%+v, stored %v, %v, after %d refusals", at, stored, err, refused.Load())
+	}
+	if err := w.store.checkRows("u:42", 1); err != nil {
+		t.Error(err)
+	}
+}
+
 // The store forgets everything while nothing is archived: the worker appends
 // it again, and each message gets the number that was shown.
 func TestRewindGivesTheSameNumbers(t *testing.T) {

@@ -41,7 +41,7 @@ func (c *Core) RaiseFence(ctx context.Context, f timeline.Fold) (timeline.Fold, 
 	return raised, nil
 }
 
-// Archive makes rows durable, in order; nil = all are.
+// Archive makes rows durable, in order, and known to the window; nil = all are.
 func (c *Core) Archive(ctx context.Context, a timeline.Archiving) error {
 	if c.timelines == nil {
 		return ErrNotStored

@@ -24,10 +24,10 @@ func (s *Store) Archive(ctx context.Context, a Archiving) error {
 		}
 		s.metrics.skipped.Add(skipped)
 	}
-	// The rows are durable: what fails now only delays the trim. Append raises
-	// arch itself where that would stop a timeline.
+	// A caller that waits until its message is stored asks the window, so a batch
+	// is not done before that knows. Written again, its rows are skipped.
 	if err := s.window.MarkArchived(ctx, marksOf(rows)); err != nil {
-		s.warnings.Warn("mark", "the window was not told what is archived", "partition", a.Fold.Partition.Number, "err", err)
+		return fmt.Errorf("tell the window what is archived of partition %d: %w", a.Fold.Partition.Number, err)
 	}
 	return nil
 }
