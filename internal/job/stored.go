@@ -54,6 +54,7 @@ func (k *keeper) fence(ctx context.Context) error {
 	j := k.in.job
 	pause := j.backoff()
 	var over *timeline.Fence
+	var why error // of the last attempt that was not cut short
 	for settles, failures := k.began.Add(j.settles), 0; ; failures++ {
 		call, cancel := context.WithTimeout(ctx, j.cfg.RouteTimeout)
 		fold, err := k.storage.TakeFence(call, k.partition(), uint64(k.in.work.claim.Generation()), over)
@@ -63,6 +64,9 @@ func (k *keeper) fence(ctx context.Context) error {
 			k.log.Info("the fence of the partition is taken",
 				slog.Uint64("owner", fold.Fence.Owner), slog.Uint64("rewinds", fold.Fence.Rewinds))
 			return nil
+		}
+		if why == nil || ctx.Err() == nil {
+			why = err
 		}
 		over = nil
 		var stale *timeline.StaleFence
@@ -84,7 +88,7 @@ func (k *keeper) fence(ctx context.Context) error {
 		if stale != nil && sleep(ctx, wait) || stale == nil && pause.wait(ctx) {
 			continue
 		}
-		return fmt.Errorf("take fence: %w", errors.Join(err, ctx.Err()))
+		return fmt.Errorf("take fence: %w", errors.Join(why, ctx.Err()))
 	}
 }
 

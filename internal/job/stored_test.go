@@ -318,6 +318,8 @@ func TestALastingClaimTakesTheFenceOver(t *testing.T) {
 }
 
 // The topic is another one under the same generation: nothing is appended.
+// (Symptom: a worker that was stopped while it asked said only that it was
+// stopped. Cause: the attempt that was cut short hid why it had waited.)
 func TestAnotherLogWaits(t *testing.T) {
 	w, _ := storing(t, nil)
 	if _, err := w.store.store.TakeFence(t.Context(), timeline.Partition{Log: "push/0", Generation: 1}, 1, nil); err != nil {
